@@ -1,0 +1,158 @@
+"""From a data folder to batches: manifest (or phantoms), items, a seeded dataset, loaders."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from monai.data import CacheDataset, DistributedSampler
+from monai.transforms import Compose, Lambda
+from rich.progress import Progress, TaskID
+from torch.utils.data import DataLoader, Dataset
+
+from bundle.transforms import seeded
+from prsmed.data.manifest import MANIFEST_FILE, Manifest, read_manifest
+from prsmed.data.phantoms import write_phantoms
+from prsmed.data.preprocessing import Preprocessing
+from prsmed.errors import RequestError
+from prsmed.samples import Item, add_text, collate, load_item
+from prsmed.text.encode import TextEncoder
+from prsmed.text.templates import TemplateBank
+
+logger = logging.getLogger(__name__)
+
+
+def open_dataset(dataset_dir: str, *, phantoms_dir: str, phantoms: Mapping[str, int]) -> Manifest:
+    """The manifest of `dataset_dir`; where that is `phantoms_dir` and nothing is there yet, phantoms are made first.
+
+    Args:
+        phantoms: `pictures`, `volumes` and `seed` of `write_phantoms`.
+
+    Raises:
+        DataError: another folder without a manifest: a typing error must not end in training on phantoms.
+    """
+    folder = Path(dataset_dir)
+    if folder.resolve() == Path(phantoms_dir).resolve() and not (folder / MANIFEST_FILE).exists():
+        if idist.get_rank() == 0:
+            with Progress() as bar:
+                task = bar.add_task(f"making phantoms in {folder}", total=None)
+                write_phantoms(folder, **phantoms, progress=partial(_advance, bar, task))
+        idist.barrier()
+    manifest = read_manifest(folder)
+    if manifest.refusals and idist.get_rank() == 0:
+        first = manifest.refusals[0]
+        logger.warning(
+            "%s: %d rows refused, first: %s (%s)", folder, len(manifest.refusals), first.reason, first.remedy
+        )
+    return manifest
+
+
+def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
+
+
+class AskDataset(Dataset):
+    """Items of one split as samples; what is random in a sample depends on (seed, epoch, position) alone.
+
+    Args:
+        data: the items.
+        manifest, preprocessing, text, bank, zone_rule: see `prsmed.samples`.
+        split: which templates may be used.
+        answers: whether the answer is part of the sequence (training) or not (asking).
+        augmentation: dictionary transforms on `image` and `label`, or None.
+        cache_rate: share of canonical images kept in memory.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Item],
+        *,
+        manifest: Manifest,
+        preprocessing: Preprocessing,
+        text: TextEncoder,
+        bank: TemplateBank,
+        zone_rule: str,
+        split: str,
+        answers: bool,
+        augmentation: Compose | None = None,
+        seed: int = 0,
+        cache_rate: float = 1.0,
+    ):
+        self.data = list(data)
+        load = Lambda(lambda item: load_item(manifest, item, preprocessing))
+        self.loaded = CacheDataset(self.data, load, cache_rate=cache_rate, num_workers=1, progress=False, copy_cache=False)
+        self.augmentation = augmentation
+        self.add_text = partial(add_text, bank=bank, text=text, split=split, answers=answers, zone_rule=zone_rule)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Fresh, but repeatable, randomness for an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        sample = {**self.loaded[index], "index": index}
+        if self.augmentation is not None:
+            sample = seeded(self.augmentation, seed=int(rng.integers(2**32)))(sample)
+        return self.add_text(sample, rng=rng)
+
+
+def build_loader(
+    dataset: Dataset, *, batch_size: int, pad_id: int, shuffle: bool, seed: int = 0, num_workers: int = 0
+) -> DataLoader:
+    """Batches for this process; with several processes each sees its share (training shares are made even)."""
+    sampler = DistributedSampler(
+        dataset,
+        even_divisible=shuffle,
+        num_replicas=idist.get_world_size(),
+        rank=idist.get_rank(),
+        shuffle=shuffle,
+        seed=seed,
+    )
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=partial(collate, pad_id=pad_id),
+        pin_memory=torch.cuda.is_available(),
+        # Its own generator: drawing worker seeds must not touch the random state that resume restores.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def read_requests(request_file: str | Path, image_dir: str | Path) -> list[dict[str, Any]]:
+    """Questions from a file, because a question must never travel as a config string (MONAI rewrites `#`, runs `$`).
+
+    The file is JSON: a list of `{"image": ..., "question": ..., "modality": ...}`, or JSON Lines of the same.
+    Image paths are relative to `image_dir`. `slice` may be `{"axis": "axial", "index": 12}`.
+
+    Raises:
+        RequestError: the file or one of its entries cannot be used.
+    """
+    path = Path(request_file)
+    try:
+        content = path.read_text(encoding="utf-8")
+        entries = json.loads(content) if content.lstrip().startswith("[") else [
+            json.loads(line) for line in content.splitlines() if line.strip()
+        ]
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: cannot be read as a list of requests ({error}); see docs/asking.md") from error
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("image", "question")):
+            raise RequestError(f"{path}: request {number} needs the texts `image` and `question`; got {entry!r}")
+    if not entries:
+        raise RequestError(f"{path}: holds no request")
+    return [{**entry, "image": str(Path(image_dir) / entry["image"])} for entry in entries]
+

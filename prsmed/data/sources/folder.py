@@ -1,0 +1,108 @@
+"""A folder with `images/` and `masks/`: pairs by file name."""
+
+from __future__ import annotations
+
+import csv
+import unicodedata
+from pathlib import Path
+
+from prsmed.data.manifest import Refusal
+from prsmed.data.readers import image_suffix
+from prsmed.data.sources import Defaults, Found, Listing, mask_ref
+from prsmed.errors import DataError
+from prsmed.types import Case, Target
+
+IMAGES, MASKS, GROUPS_FILE = "images", "masks", "groups.csv"
+
+_MASK_ENDINGS = ("", "_mask", "_segmentation")
+
+
+def list_folder(folder: Path, defaults: Defaults) -> Listing:
+    """Pair `images/a.png` with `masks/a.png`, `a_mask.png` or `a_segmentation.png` (any readable formats).
+
+    Sub-folders count as part of the name. An image's group is its own name unless `groups.csv` (columns image, group)
+    names one. An image without a mask is refused, because only an empty mask says that there is nothing to see.
+
+    Raises:
+        DataError: no target name, or an unreadable `groups.csv`.
+    """
+    if not defaults.target:
+        raise DataError(f"{folder}: no name for what the masks show; give one with --target")
+    listing = Listing()
+    images = _by_stem(folder, IMAGES, listing)
+    masks = _by_stem(folder, MASKS, listing)
+    groups = _read_groups(folder / GROUPS_FILE)
+    unused = set(masks)
+    for stem, image in images.items():
+        candidates = [stem + ending for ending in _MASK_ENDINGS if stem + ending in masks]
+        unused.difference_update(candidates)
+        if len(candidates) != 1:
+            listing.refusals.append(
+                _refuse_pairing(image, [masks[key] for key in candidates], f"{defaults.name}/{stem}")
+            )
+            continue
+        case = Case(
+            id=f"{defaults.name}/{stem}",
+            image=image,
+            modality=defaults.modality,
+            group=f"{defaults.name}/{groups.get(stem, stem)}",
+            root=defaults.root,
+            dataset=defaults.name,
+            targets=(Target("t1", defaults.target, defaults.kind, masks=(mask_ref(masks[candidates[0]]),)),),
+        )
+        listing.found.append(Found(case, rows=(None,)))
+    for stem in sorted(unused):
+        reason = f"{masks[stem]}: no image of this name in {IMAGES}/; add the image or remove the mask"
+        listing.refusals.append(Refusal.from_error(reason, masks[stem]))
+    return listing
+
+
+def _by_stem(folder: Path, part: str, listing: Listing) -> dict[str, str]:
+    """Files under `folder/part` as stem to path relative to `folder`; stems are compared in one Unicode form."""
+    paths: dict[str, str] = {}
+    for path in sorted((folder / part).rglob("*")):
+        inside = path.relative_to(folder / part)
+        if path.is_dir() or any(name.startswith(".") for name in inside.parts):
+            continue
+        relative = path.relative_to(folder).as_posix()
+        suffix = image_suffix(path)
+        stem = _normal(inside.as_posix()[: -len(suffix)]) if suffix else ""
+        if suffix is None:
+            reason = f"{relative}: this format is not read; convert it, or move it out of {part}/"
+            listing.refusals.append(Refusal.from_error(reason, relative))
+        elif stem in paths:
+            reason = f"{relative}: has the same name as {paths[stem]}; rename or remove one of the two"
+            listing.refusals.append(Refusal.from_error(reason, relative))
+        else:
+            paths[stem] = relative
+    return paths
+
+
+def _refuse_pairing(image: str, masks: list[str], case_id: str) -> Refusal:
+    reason = (
+        f"{image}: several masks fit, {', '.join(masks)}; keep one"
+        if masks
+        else f"{image}: no mask of this name in {MASKS}/; add one (an all-black mask says that nothing is there)"
+    )
+    return Refusal.from_error(reason, image, case_id=case_id)
+
+
+def _read_groups(path: Path) -> dict[str, str]:
+    """Stem to group of a `groups.csv`, whose image column holds names with or without their suffix."""
+    if not path.exists():
+        return {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            groups = {row["image"]: row["group"] for row in csv.DictReader(stream)}
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error!r}); write UTF-8 CSV with the columns image and group"
+        ) from error
+    if not all(group and image for image, group in groups.items()):
+        raise DataError(f"{path}: an image or a group is empty; fill it in or remove its line")
+    return {_normal(image.removesuffix(image_suffix(image) or "")): group for image, group in groups.items()}
+
+
+def _normal(name: str) -> str:
+    """One Unicode form: systems write the same accent or syllable as one character or as several."""
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,240 @@
+"""Every mapping between frames: source grid, slice picture, canonical image, encoder frame, box, patch grid.
+
+Frames, from the file to the network:
+
+* source grid: the array as stored, (H, W) for a picture or (I, J, K) for a volume;
+* slice picture: one 2D picture as displayed. For a volume it is a slice in radiological display: the stored array
+  reordered to LPI axes (x to the patient's left, y to the back, z to the feet), so that axial rows run from front to
+  back, coronal and sagittal rows from head to feet, and columns from the patient's right to left (from front to back
+  for sagittal). For a picture it is the source grid itself;
+* canonical image: the slice picture resized (spacing made isotropic, long side limited), in the top left corner of
+  the batch's common size; the rest is padding;
+* encoder frame: the square a segmentation encoder sees (`Frame`).
+
+Positions are continuous pixel coordinates with pixel centres at half-integers, so a box edge is a whole number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nibabel.orientations as orientations
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from prsmed.errors import DataError
+
+Box = tuple[int, int, int, int]
+
+DISPLAY_AXCODES = "LPI"
+DISPLAY_AXIS_OF = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+
+def mask_to_box(mask_HW: np.ndarray) -> Box | None:
+    """The half-open box (x0, y0, x1, y1) of a bool mask, in its own pixels; None where the mask is empty."""
+    rows = np.flatnonzero(mask_HW.any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero(mask_HW.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def box_center_px(box_xyxy_px: Sequence[float]) -> tuple[float, float]:
+    """The centre (x, y) of a half-open box, in continuous pixel coordinates."""
+    x0, y0, x1, y1 = box_xyxy_px
+    return (x0 + x1) / 2, (y0 + y1) / 2
+
+
+def resize_mask(mask_HW: np.ndarray, hw_px: tuple[int, int]) -> np.ndarray:
+    """A bool mask on another grid: area-weighted, a pixel is set where at least half of it is covered.
+
+    A mask too small to cover half of any pixel keeps its best covered one: it never turns into an empty mask.
+    """
+    if mask_HW.shape == tuple(hw_px) or not mask_HW.any():
+        return np.resize(mask_HW.astype(bool), hw_px)
+    share = resize_prob(torch.from_numpy(mask_HW.astype(np.float32)), hw_px).numpy()
+    return share >= min(0.5, float(share.max()))
+
+
+def resize_prob(prob_HW: torch.Tensor, hw_px: tuple[int, int]) -> torch.Tensor:
+    """A float map (H, W) on another grid, bilinear with antialiasing when it shrinks."""
+    if tuple(prob_HW.shape) == tuple(hw_px):
+        return prob_HW
+    return F.interpolate(prob_HW[None, None], size=tuple(hw_px), mode="bilinear", antialias=True)[0, 0]
+
+
+@dataclass(frozen=True)
+class VolumeFrame:
+    """How one displayed slice lies in a stored volume.
+
+    Attributes:
+        shape_ijk: shape of the stored array.
+        affine_ijk_to_ras: rows of the (4, 4) affine, as nested tuples so that the record stays hashable.
+        axis: anatomical axis of the slice.
+        index: position along the stored array's axis that is nearest to it.
+    """
+
+    shape_ijk: tuple[int, int, int]
+    affine_ijk_to_ras: tuple[tuple[float, ...], ...]
+    axis: str
+    index: int
+
+    def _orientation_to_display(self) -> np.ndarray:
+        stored = orientations.io_orientation(np.asarray(self.affine_ijk_to_ras))
+        return orientations.ornt_transform(stored, orientations.axcodes2ornt(DISPLAY_AXCODES))
+
+    @property
+    def array_axis(self) -> int:
+        """The axis of the stored array that the slice index counts along."""
+        return int(np.flatnonzero(self._orientation_to_display()[:, 0] == DISPLAY_AXIS_OF[self.axis])[0])
+
+    @property
+    def display_index(self) -> int:
+        """The slice's position along its axis once the array is reordered to LPI."""
+        flipped = self._orientation_to_display()[self.array_axis, 1] < 0
+        return self.shape_ijk[self.array_axis] - 1 - self.index if flipped else self.index
+
+    def take(self, array_ijk: np.ndarray) -> np.ndarray:
+        """The displayed slice (H, W) of an array on the stored grid."""
+        slab = np.take(array_ijk, [self.index], axis=self.array_axis)
+        display = orientations.apply_orientation(slab, self._orientation_to_display())
+        return np.take(display, 0, axis=DISPLAY_AXIS_OF[self.axis]).T
+
+    def put(self, slice_HW: np.ndarray, into_ijk: np.ndarray) -> None:
+        """Write a displayed slice (H, W) to its voxels of `into_ijk`, in place: the inverse of `take`."""
+        display = np.expand_dims(slice_HW.T, DISPLAY_AXIS_OF[self.axis])
+        back = orientations.ornt_transform(
+            orientations.axcodes2ornt(DISPLAY_AXCODES),
+            orientations.io_orientation(np.asarray(self.affine_ijk_to_ras)),
+        )
+        slab = orientations.apply_orientation(display, back)
+        position: list[slice] = [slice(None)] * 3
+        position[self.array_axis] = slice(self.index, self.index + 1)
+        into_ijk[tuple(position)] = slab
+
+    @property
+    def spacing_hw_mm(self) -> tuple[float, float]:
+        """Size of a pixel of the displayed slice, rows then columns."""
+        sizes = np.linalg.norm(np.asarray(self.affine_ijk_to_ras)[:3, :3], axis=0)
+        order = self._orientation_to_display()[:, 0].astype(int)
+        display = [float(sizes[np.flatnonzero(order == axis)[0]]) for axis in range(3)]
+        columns, rows = [display[axis] for axis in range(3) if axis != DISPLAY_AXIS_OF[self.axis]]
+        return rows, columns
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The path of one image from its source grid to its canonical image, and back.
+
+    Attributes:
+        slice_hw_px: rows and columns of the slice picture.
+        canonical_hw_px: rows and columns of the canonical image, without padding.
+        spacing_hw_mm: pixel size of the slice picture where the file states it.
+        volume: how the slice lies in its volume; None for a picture.
+    """
+
+    slice_hw_px: tuple[int, int]
+    canonical_hw_px: tuple[int, int]
+    spacing_hw_mm: tuple[float, float] | None = None
+    volume: VolumeFrame | None = None
+
+    def prob_to_slice(self, prob_HW: torch.Tensor) -> torch.Tensor:
+        """A float map on the (possibly padded) canonical image, on the slice picture's grid."""
+        height, width = self.canonical_hw_px
+        return resize_prob(prob_HW[:height, :width], self.slice_hw_px)
+
+    def mask_to_canonical(self, mask_HW: np.ndarray) -> np.ndarray:
+        """A bool mask on the slice picture's grid, on the unpadded canonical image."""
+        return resize_mask(mask_HW, self.canonical_hw_px)
+
+    def box_to_canonical(self, box_xyxy_px: Sequence[float]) -> tuple[float, float, float, float]:
+        """A box of the slice picture in canonical pixels (continuous)."""
+        return _scale_box(box_xyxy_px, self.slice_hw_px, self.canonical_hw_px)
+
+    def box_to_slice(self, box_xyxy_px: Sequence[float]) -> tuple[float, float, float, float]:
+        """A box of the canonical image in pixels of the slice picture (continuous)."""
+        return _scale_box(box_xyxy_px, self.canonical_hw_px, self.slice_hw_px)
+
+    def mask_to_source(self, mask_HW: np.ndarray) -> np.ndarray:
+        """A slice mask on the source grid: itself for a picture, else a volume that is empty elsewhere."""
+        if mask_HW.shape != self.slice_hw_px:
+            raise DataError(f"mask is {mask_HW.shape}, the slice picture is {self.slice_hw_px}; use prob_to_slice first")
+        if self.volume is None:
+            return mask_HW
+        volume_ijk = np.zeros(self.volume.shape_ijk, dtype=mask_HW.dtype)
+        self.volume.put(mask_HW, volume_ijk)
+        return volume_ijk
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The square picture an encoder sees: `pad` keeps the aspect ratio (top left), `squash` fills the square."""
+
+    size_px: int
+    mode: str = "pad"
+
+    def content_hw_px(self, canonical_hw_px: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns that a canonical image of this size takes in the frame."""
+        if self.mode == "squash":
+            return self.size_px, self.size_px
+        scale = self.size_px / max(canonical_hw_px)
+        return tuple(max(1, round(side * scale)) for side in canonical_hw_px)  # type: ignore[return-value]
+
+    def box_from_canonical(
+        self, box_xyxy_px: Sequence[float], canonical_hw_px: tuple[int, int]
+    ) -> tuple[float, float, float, float]:
+        """A canonical box in pixels of the frame (continuous)."""
+        return _scale_box(box_xyxy_px, canonical_hw_px, self.content_hw_px(canonical_hw_px))
+
+    def box_to_canonical(
+        self, box_xyxy_px: Sequence[float], canonical_hw_px: tuple[int, int]
+    ) -> tuple[float, float, float, float]:
+        """A box of the frame in canonical pixels (continuous)."""
+        return _scale_box(box_xyxy_px, self.content_hw_px(canonical_hw_px), canonical_hw_px)
+
+    def enter(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Canonical images (padded to a common size) in the frame, (B, C, size, size); padding is zero."""
+        framed = image_BCHW.new_zeros(*image_BCHW.shape[:2], self.size_px, self.size_px)
+        for index, (height, width) in enumerate(canonical_hw_px):
+            rows, columns = self.content_hw_px((height, width))
+            framed[index, :, :rows, :columns] = _resize_CHW(image_BCHW[index, :, :height, :width], (rows, columns))
+        return framed
+
+    def leave(
+        self, map_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]], common_hw_px: tuple[int, int]
+    ) -> torch.Tensor:
+        """Maps of the frame (any resolution) on the batch's canonical grid (B, C, H, W); padding is zero."""
+        left = map_BCHW.new_zeros(*map_BCHW.shape[:2], *common_hw_px)
+        scale = map_BCHW.shape[-1] / self.size_px
+        for index, (height, width) in enumerate(canonical_hw_px):
+            rows, columns = (max(1, round(side * scale)) for side in self.content_hw_px((height, width)))
+            left[index, :, :height, :width] = _resize_CHW(map_BCHW[index, :, :rows, :columns], (height, width))
+        return left
+
+    def patch_centers_norm(self, grid_px: int, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Centre (x, y) of every patch of a (grid, grid) map as a share of the image; above 1 lies in the padding.
+
+        Returns:
+            float32 (B, grid * grid, 2), row by row.
+        """
+        steps = (torch.arange(grid_px, dtype=torch.float32) + 0.5) * (self.size_px / grid_px)
+        y_px, x_px = torch.meshgrid(steps, steps, indexing="ij")
+        centers_px = torch.stack([x_px, y_px], dim=-1).reshape(-1, 2)
+        sides_px = torch.tensor([self.content_hw_px(hw)[::-1] for hw in canonical_hw_px], dtype=torch.float32)
+        return centers_px[None] / sides_px[:, None]
+
+
+def _resize_CHW(image_CHW: torch.Tensor, hw_px: tuple[int, int]) -> torch.Tensor:
+    if tuple(image_CHW.shape[-2:]) == tuple(hw_px):
+        return image_CHW
+    return F.interpolate(image_CHW[None], size=hw_px, mode="bilinear", antialias=True)[0]
+
+
+def _scale_box(
+    box_xyxy_px: Sequence[float], from_hw_px: tuple[int, int], to_hw_px: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    scale_y, scale_x = to_hw_px[0] / from_hw_px[0], to_hw_px[1] / from_hw_px[1]
+    x0, y0, x1, y1 = box_xyxy_px
+    return x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y

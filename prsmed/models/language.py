@@ -1,0 +1,177 @@
+"""Language backbones: one interface over a causal language model and the way images enter its sequence.
+
+Image embeddings are merged into the sequence here, at the positions that hold `IMAGE_ID`; transformers' own
+multimodal wrappers are not used (they cannot run on the meta device and mis-index an id outside the vocabulary).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import Cache, DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from prsmed.text.encode import IMAGE_ID
+
+
+
+@dataclass
+class Generated:
+    """Greedy continuations.
+
+    Attributes:
+        ids: (K, L) token ids after the prompt; rows that ended early are filled with the end id.
+        hidden: (K, L, D) the last hidden states that predicted them.
+    """
+
+    ids: torch.Tensor
+    hidden: torch.Tensor
+
+
+class LanguageBackbone(nn.Module):
+    """Interface of design.md, section 4. `hidden_width` is D, `image_tokens` is N."""
+
+    hidden_width: int
+    image_tokens: int
+
+    def embed_image(self, features: torch.Tensor) -> torch.Tensor:
+        """Image features (B, C, h, w), or pixels where the model has its own tower -> (B, N, D)."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        image_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[torch.Tensor, Cache | None]:
+        """Hidden states (K, T, D) of the last layer after its norm, without logits, and the cache that was filled."""
+        raise NotImplementedError
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Next-token logits (..., vocabulary) of chosen hidden states (..., D)."""
+        raise NotImplementedError
+
+    def generate(
+        self, cache: Cache, last_hidden_KD: torch.Tensor, attention_mask: torch.Tensor, *, max_new_tokens: int, end_id: int
+    ) -> Generated:
+        """Greedy continuation of a prefilled prompt."""
+        raise NotImplementedError
+
+    def extend_vocab(self, names: Sequence[str]) -> None:
+        """Add one trainable row per name at the end of the vocabulary."""
+        raise NotImplementedError
+
+
+class SharedTowerProjector(nn.Module):
+    """Turns the segmentation encoder's map into image tokens: pool, project, add learned positions."""
+
+    def __init__(self, channels: int, width: int, *, grid_px: int):
+        super().__init__()
+        self.grid_px = grid_px
+        self.norm = nn.LayerNorm(channels)
+        self.project = nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width))
+        self.positions = nn.Parameter(torch.randn(grid_px * grid_px, width) * 0.02)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        pooled = F.adaptive_avg_pool2d(features, self.grid_px)
+        return self.project(self.norm(pooled.flatten(2).transpose(1, 2))) + self.positions
+
+
+class CausalBackbone(LanguageBackbone):
+    """Any Hugging Face causal language model plus a projector for image features.
+
+    Args:
+        model: a `...ForCausalLM` with `.model` (hidden states) and `.lm_head`.
+        projector: (B, C, h, w) -> (B, N, D).
+        image_tokens: N.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, projector: nn.Module, *, image_tokens: int):
+        super().__init__()
+        self.model = model
+        self.projector = projector
+        self.image_tokens = image_tokens
+        self.hidden_width = model.config.hidden_size
+
+    def embed_image(self, features: torch.Tensor) -> torch.Tensor:
+        return self.projector(features)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        image_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[torch.Tensor, Cache | None]:
+        embeds_KTD = self._merge(input_ids, image_embeds)
+        output = self.model.model(
+            inputs_embeds=embeds_KTD,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state, cache
+
+    def _merge(self, input_ids: torch.Tensor, image_embeds: torch.Tensor | None) -> torch.Tensor:
+        is_image = input_ids == IMAGE_ID
+        embeds_KTD = self.model.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+        if image_embeds is None:
+            return embeds_KTD
+        return embeds_KTD.masked_scatter(is_image[..., None], image_embeds.to(embeds_KTD.dtype))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.lm_head(hidden)
+
+    @torch.no_grad()
+    def generate(
+        self, cache: Cache, last_hidden_KD: torch.Tensor, attention_mask: torch.Tensor, *, max_new_tokens: int, end_id: int
+    ) -> Generated:
+        """Rows may have prompts of different lengths, padded on the right; positions continue from each row's own end."""
+        position_K1 = attention_mask.sum(dim=1, keepdim=True)
+        ended_K = torch.zeros(len(attention_mask), dtype=torch.bool, device=attention_mask.device)
+        ids, states, hidden_KD = [], [last_hidden_KD], last_hidden_KD
+        while True:
+            token_K = self.logits(hidden_KD).argmax(dim=-1).masked_fill(ended_K, end_id)
+            ids.append(token_K)
+            ended_K = ended_K | (token_K == end_id)
+            if bool(ended_K.all()) or len(ids) == max_new_tokens:
+                break
+            attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(token_K), 1)], dim=1)
+            hidden_KTD, _ = self(token_K[:, None], None, attention_mask, position_K1, cache)
+            hidden_KD = hidden_KTD[:, -1]
+            states.append(hidden_KD)
+            position_K1 = position_K1 + 1
+        return Generated(torch.stack(ids, dim=1), torch.stack(states, dim=1))
+
+    def extend_vocab(self, names: Sequence[str]) -> None:
+        self.model.resize_token_embeddings(self.model.config.vocab_size + len(names), mean_resizing=False)
+
+
+def new_cache() -> Cache:
+    """An empty key and value cache."""
+    return DynamicCache()
+
+
+def tiny_llama(
+    *, vocab_size: int, width: int, layers: int, heads: int, max_positions: int, projector: nn.Module, image_tokens: int
+) -> CausalBackbone:
+    """A Llama-type model from random weights: the `tiny` preset's language model."""
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        intermediate_size=width * 8 // 3 // 8 * 8,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        attn_implementation="sdpa",
+    )
+    return CausalBackbone(LlamaForCausalLM(config), projector, image_tokens=image_tokens)

@@ -1,0 +1,164 @@
+"""The one join of image and text: case + question (+ answer) -> sample -> batch. Training and asking both use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from prsmed.data.manifest import Manifest
+from prsmed.data.preprocessing import Preprocessing
+from prsmed.data.readers import read_image, read_target
+from prsmed.data.slicing import choose_slices, volume_frame
+from prsmed.errors import DataError
+from prsmed.text.encode import TextEncoder, pad_batch
+from prsmed.text.findings import find
+from prsmed.text.templates import TemplateBank
+from prsmed.types import MODALITIES, TARGET_KINDS, Case, Finding, SliceRef, SourceImage, Target
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to ask: a target of a case, and for a volume the slice to look at."""
+
+    case: Case
+    target: Target
+    slice: SliceRef | None
+
+    @property
+    def key(self) -> str:
+        """A name that is unique in its manifest."""
+        where = f"@{self.slice.axis}{self.slice.index}" if self.slice else ""
+        return f"{self.case.id}/{self.target.id}{where}"
+
+
+def items_of(manifest: Manifest, split: str, *, slices: Mapping[str, Any]) -> list[Item]:
+    """Everything that can be asked in a split; volumes give the slices that `choose_slices` picks.
+
+    Args:
+        slices: `axis`, `with_target` and `without_target` of `choose_slices`.
+
+    Raises:
+        DataError: the split has nothing to ask.
+    """
+    items = []
+    for case in manifest.split(split):
+        if case.modality is None:
+            continue
+        for target in case.targets:
+            if case.slice is not None or not case.image.endswith((".nii", ".nii.gz")):
+                items.append(Item(case, target, case.slice))
+                continue
+            image = read_image(manifest.resolve(case, case.image))
+            mask = read_target(manifest, case, target, image)
+            items.extend(Item(case, target, position) for position in choose_slices(image, mask, **slices))
+    if not items:
+        raise DataError(
+            f"{manifest.folder}: no case of split {split!r} has a modality and a target; check manifest.jsonl"
+            " and the refusal report of `prsmed data build`"
+        )
+    return items
+
+
+def truth_of(manifest: Manifest, item: Item) -> tuple[SourceImage, np.ndarray]:
+    """The source image, and the true mask (bool, H W) on the grid of the picture that is shown."""
+    image = read_image(manifest.resolve(item.case, item.case.image))
+    mask = read_target(manifest, item.case, item.target, image)
+    if item.slice is not None:
+        mask = volume_frame(image, item.slice).take(mask)
+    return image, mask
+
+
+def findings_of(mask_HW: np.ndarray, kind: str, *, zone_rule: str, spacing_hw_mm=None) -> list[Finding]:
+    """Findings of a mask: one per region for lesions, one for the whole of an organ (two lungs are one answer)."""
+    return find(mask_HW, zone_rule=zone_rule, per_component=kind == "lesion", spacing_hw_mm=spacing_hw_mm)
+
+
+def load_item(manifest: Manifest, item: Item, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The part of a sample that is the same in every epoch: canonical image and label, without padding.
+
+    Returns:
+        image float32 (3, h, w) in [0, 1]; label float32 (1, h, w); geometry; and the facts of the item.
+    """
+    source, mask = truth_of(manifest, item)
+    assert item.case.modality is not None
+    image, geometry = preprocessing(source, modality=item.case.modality, position=item.slice)
+    label = torch.from_numpy(geometry.mask_to_canonical(mask).astype(np.float32))[None]
+    return {
+        "image": image,
+        "label": label,
+        "geometry": geometry,
+        "modality": item.case.modality,
+        "target": item.target.name,
+        "kind": item.target.kind,
+        "laterality": item.target.laterality or "",
+        "queries": [query.question for query in item.case.queries if item.target.id in query.target_ids],
+        "key": item.key,
+    }
+
+
+def add_text(
+    sample: Mapping[str, Any],
+    *,
+    bank: TemplateBank,
+    text: TextEncoder,
+    split: str,
+    answers: bool,
+    zone_rule: str,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Question, answer and their ids, made from the label as it is now, after any flip or shift.
+
+    A case's own questions are used beside the templates; the answer always comes from the mask, so that words and
+    pixels cannot disagree.
+    """
+    sample = dict(sample)
+    mask = sample["label"][0].numpy() > 0.5
+    findings = findings_of(mask, sample["kind"], zone_rule=zone_rule)
+    turn = bank.question(split, target=sample["target"], modality=sample["modality"], rng=rng)
+    question = turn.question
+    if sample["queries"] and rng.random() < 0.5:
+        question = sample["queries"][int(rng.integers(len(sample["queries"])))]
+    sample["question"] = question
+    sample["answer"] = bank.answer(turn.template_id, target=sample["target"], findings=findings, rng=rng)
+    sample["encoded"] = text.encode(sample["question"], sample["answer"] if answers else None)
+    return sample
+
+
+def collate(samples: Sequence[Mapping[str, Any]], *, pad_id: int) -> dict[str, Any]:
+    """Samples to one batch: images and labels padded at the bottom and right, texts on the right.
+
+    Returns:
+        image (B, 3, H, W) float32; label, valid (K, 1, H, W) float32; obj_image, modality_index, kind_index (K,) long;
+        present (K,) float32; input_ids, attention_mask, prompt_mask, target_ids (K, T); geometry, question, answer,
+        key, modality, target, kind as lists of K. Here every image has one object: K = B.
+    """
+    height = max(sample["image"].shape[1] for sample in samples)
+    width = max(sample["image"].shape[2] for sample in samples)
+
+    def padded(name: str) -> torch.Tensor:
+        common = torch.zeros(len(samples), samples[0][name].shape[0], height, width)
+        for row, sample in zip(common, samples, strict=True):
+            row[:, : sample[name].shape[1], : sample[name].shape[2]] = sample[name]
+        return common
+
+    label = padded("label")
+    valid = torch.zeros_like(label)
+    for row, sample in zip(valid, samples, strict=True):
+        row[:, : sample["image"].shape[1], : sample["image"].shape[2]] = 1
+    names = ("geometry", "question", "answer", "key", "modality", "target", "kind")
+    return {
+        "image": padded("image"),
+        "label": label,
+        "valid": valid,
+        "obj_image": torch.arange(len(samples)),
+        "modality_index": torch.tensor([MODALITIES.index(sample["modality"]) for sample in samples]),
+        "kind_index": torch.tensor([TARGET_KINDS.index(sample["kind"]) for sample in samples]),
+        "present": label.flatten(1).amax(dim=1),
+        "index": torch.tensor([sample.get("index", -1) for sample in samples]),
+        **pad_batch([sample["encoded"] for sample in samples], pad_id),
+        **{name: [sample[name] for sample in samples] for name in names},
+    }

@@ -1,0 +1,76 @@
+"""Every value of a config is read: referenced from a config, or known to MONAI by its name."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from monai.bundle.properties import InferProperties, TrainProperties
+
+# Run ids: `initialize`, `run`, `finalize` are MONAI's defaults, the others are what our commands name.
+RUN_IDS = {"imports", "initialize", "run", "finalize", "training", "evaluating", "inferring"}
+MONAI_IDS = {entry["id"] for properties in (TrainProperties, InferProperties) for entry in properties.values()}
+_REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:::|#)\w+)*)")
+
+
+def normal_id(item_id: str) -> str:
+    """An id as MONAI keeps it: `+train#handlers` (merge, old separator) is `train::handlers`."""
+    return item_id.lstrip("+").replace("#", "::")
+
+
+def references(content: Any) -> Iterator[str]:
+    """Every id that the strings of a config refer to."""
+    if isinstance(content, dict):
+        for value in content.values():
+            yield from references(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from references(value)
+    elif isinstance(content, str) and content[:1] in ("$", "@", "%"):
+        yield from (normal_id(item_id) for item_id in _REFERENCE.findall(content))
+
+
+def unread_ids(configs: dict[str, dict[str, Any]]) -> list[str]:
+    """Ids of values nobody reads, as `file: id`. An overlay's values count as read where any config reads them."""
+    read = {item_id for content in configs.values() for item_id in references(content)} | MONAI_IDS | RUN_IDS
+    return [f"{name}: {item_id}" for name, content in configs.items() for item_id in _unread(content, "", read)]
+
+
+def _unread(content: dict[str, Any], section: str, read: set[str]) -> Iterator[str]:
+    for key, value in content.items():
+        item_id = section + normal_id(key)
+        parts = item_id.split("::")
+        if any("::".join(parts[: depth + 1]) in read for depth in range(len(parts))):
+            continue
+        is_section = isinstance(value, dict) and value and "_target_" not in value
+        if is_section and any(other.startswith(f"{item_id}::") for other in read):
+            yield from _unread(value, f"{item_id}::", read)
+        elif not any(other.startswith(f"{item_id}::") for other in read):
+            yield item_id
+
+
+def test_every_config_value_is_read(repository: Path) -> None:
+    files = [file for file in sorted((repository / "configs").glob("*.json")) if file.name != "metadata.json"]
+    unread = unread_ids({file.name: json.loads(file.read_text(encoding="utf-8")) for file in files})
+    assert not unread, f"nobody reads {unread}"
+
+
+def test_unread_values_are_found() -> None:
+    train = {
+        "device": "cpu",
+        "epochs": 3,
+        "forgotten": 1,
+        "train": {
+            "optimizer": {"_target_": "torch.optim.AdamW", "lr": "@rate"},
+            "schedule": {"warm_up": 2},
+            "trainer": {"_target_": "Trainer", "max_epochs": "@epochs", "optimizer": "@train#optimizer"},
+        },
+        "run": ["$@train#trainer.run()"],
+    }
+    overlay = {"rate": 0.1, "train#optimizer#lr": 0.2, "train#sampler": None}
+    assert unread_ids({"train.json": train, "preset_small.json": overlay}) == [
+        "train.json: forgotten",
+        "train.json: train::schedule",
+        "preset_small.json: train::sampler",
+    ]
