@@ -10,6 +10,8 @@ TORCH_INDEX_URL ?=
 ARGS ?=
 
 BIN := .venv/bin
+export MLFLOW_DISABLE_TELEMETRY := true
+
 READY := .venv/.ready
 # Bytecode is written at first import instead: half the time of the installation goes into files that nobody imports.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt

@@ -87,7 +87,9 @@ class AskDataset(Dataset):
     ):
         self.data = list(data)
         load = Lambda(lambda item: load_item(manifest, item, preprocessing))
-        self.loaded = CacheDataset(self.data, load, cache_rate=cache_rate, num_workers=1, progress=False, copy_cache=False)
+        self.loaded = CacheDataset(
+            self.data, load, cache_rate=cache_rate, num_workers=1, progress=False, copy_cache=False
+        )
         self.augmentation = augmentation
         self.add_text = partial(add_text, bank=bank, text=text, split=split, answers=answers, zone_rule=zone_rule)
         self.seed = seed
@@ -144,9 +146,11 @@ def read_requests(request_file: str | Path, image_dir: str | Path) -> list[dict[
     path = Path(request_file)
     try:
         content = path.read_text(encoding="utf-8")
-        entries = json.loads(content) if content.lstrip().startswith("[") else [
-            json.loads(line) for line in content.splitlines() if line.strip()
-        ]
+        entries = (
+            json.loads(content)
+            if content.lstrip().startswith("[")
+            else [json.loads(line) for line in content.splitlines() if line.strip()]
+        )
     except (OSError, ValueError) as error:
         raise RequestError(f"{path}: cannot be read as a list of requests ({error}); see docs/asking.md") from error
     for number, entry in enumerate(entries, start=1):
@@ -155,4 +159,3 @@ def read_requests(request_file: str | Path, image_dir: str | Path) -> list[dict[
     if not entries:
         raise RequestError(f"{path}: holds no request")
     return [{**entry, "image": str(Path(image_dir) / entry["image"])} for entry in entries]
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,19 @@ def build_trainable(task: str, preset: str, *, text: TextEncoder, device: Any, s
         return network
     synced = nn.SyncBatchNorm.convert_sync_batchnorm(network) if torch.cuda.is_available() else network
     return nn.parallel.DistributedDataParallel(synced, find_unused_parameters=True)
+
+
+def join_processes() -> None:
+    """Join the process group that `torchrun` describes: NCCL where there is CUDA, gloo on the CPU."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    # Ignite makes a group of its own at first use; do it here, on every rank, or rank 0 waits for the others later.
+    idist.sync()
+
+
+def local_device() -> torch.device:
+    """This rank's device: its own GPU, or the CPU."""
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def bare(network: nn.Module) -> nn.Module:

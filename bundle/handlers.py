@@ -42,7 +42,7 @@ class EpochSeeds:
 
 
 class GradientClipper:
-    """Clips the gradient's norm before each step; a norm that is not finite ends the run (the last checkpoint stays)."""
+    """Clips the gradient's norm before each step; a norm that is not finite ends the run, the last checkpoint stays."""
 
     def __init__(self, max_norm: float):
         self.max_norm = max_norm

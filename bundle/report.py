@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunRecorder:
-    """Records a training run: settings and data at the start, scores and pictures at validation, the best model at last.
+    """Records a training run: settings and data at the start, scores and pictures at validation, the best model last.
 
     Args:
         settings: the resolved values of the config, plain data.
@@ -189,7 +189,7 @@ def print_scores(content: Mapping[str, Any], *, title: str) -> None:
             continue
         seen = block["negatives"]
         console.print(
-            f"{name}: {seen['n']} images without the target: specificity {_number(seen['specificity'])} by the sentence,"
+            f"{name}: {seen['n']} images without the target: specificity {_number(seen['specificity'])} by sentence,"
             f" {_number(seen['specificity_presence'])} by the presence head; {seen['n_positive']} with it: false"
             f" 'not visible' {_number(seen['false_none'])} and {_number(seen['false_none_presence'])};"
             f" contradictions {_number(block['overall']['contradiction_rate'])}"

@@ -35,7 +35,9 @@ class Run:
 
     def __init__(self, runs_dir: str, preset: str, *, resume: str | None = None, name: str | None = None):
         if resume and not (Path(resume) / "last" / "model.json").is_file():
-            raise CheckpointError(f"{resume}: has no last/model.json to resume from; give a folder such as {runs_dir}/NAME")
+            raise CheckpointError(
+                f"{resume}: has no last/model.json to resume from; give a folder such as {runs_dir}/NAME"
+            )
         unique = f"{datetime.now():%Y%m%d-%H%M%S}-{preset}-{secrets.token_hex(2)}"
         self.name = Path(resume).name if resume else idist.broadcast(name or unique, safe_mode=True)
         self.folder = Path(resume) if resume else Path(runs_dir) / self.name

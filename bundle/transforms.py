@@ -1,4 +1,4 @@
-"""Augmentation as MONAI dictionary transforms on `image` and `label`; words are made afterwards, from the moved label."""
+"""Augmentation as MONAI dictionary transforms on `image` and `label`; words are made later, from the moved label."""
 
 from __future__ import annotations
 

@@ -160,7 +160,9 @@ class Geometry:
     def mask_to_source(self, mask_HW: np.ndarray) -> np.ndarray:
         """A slice mask on the source grid: itself for a picture, else a volume that is empty elsewhere."""
         if mask_HW.shape != self.slice_hw_px:
-            raise DataError(f"mask is {mask_HW.shape}, the slice picture is {self.slice_hw_px}; use prob_to_slice first")
+            raise DataError(
+                f"mask is {mask_HW.shape}, the slice picture is {self.slice_hw_px}; use prob_to_slice first"
+            )
         if self.volume is None:
             return mask_HW
         volume_ijk = np.zeros(self.volume.shape_ijk, dtype=mask_HW.dtype)

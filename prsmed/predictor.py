@@ -85,7 +85,7 @@ def decide(
     thresholds: Mapping[str, float],
     zone_rule: str,
 ) -> AnswerObject:
-    """From probabilities to a statement: below the presence threshold the mask is empty, never stretched into a finding.
+    """From probabilities to a statement; below the presence threshold the mask is empty, whatever it was.
 
     Args:
         mask_prob_1HW: on the (padded) canonical grid.
@@ -130,7 +130,12 @@ class Predictor:
     """
 
     def __init__(
-        self, network: PRSMed, text: TextEncoder, preprocessing: Preprocessing, info: dict[str, Any], device: str = "cpu"
+        self,
+        network: PRSMed,
+        text: TextEncoder,
+        preprocessing: Preprocessing,
+        info: dict[str, Any],
+        device: str = "cpu",
     ):
         self.network = network.to(device).eval()
         self.text = text
@@ -167,7 +172,7 @@ class Predictor:
         """
         if modality is None:
             raise RequestError(
-                f"{image}: the file does not say its modality; give one of {', '.join(MODALITIES)} (it is never guessed)"
+                f"{image}: the file does not say its modality; give one of {', '.join(MODALITIES)}, it is never guessed"
             )
         if modality not in MODALITIES:
             raise RequestError(f"modality {modality!r}: unknown; give one of {', '.join(MODALITIES)}")

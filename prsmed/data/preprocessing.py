@@ -63,7 +63,7 @@ class ToCanonicald(MapTransform):
             if float(picture.min()) < -1e-3 or float(picture.max()) > 1 + 1e-3:
                 raise DataError(
                     f"{item['path']}: values from {float(picture.min()):.3g} to {float(picture.max()):.3g} after the"
-                    f" intensity steps, expected 0 to 1; add a step for modality {item['modality']!r} to `preprocessing`"
+                    f" intensity steps, expected 0 to 1; add a step for modality {item['modality']!r} to the steps"
                 )
             scale = self.long_side_px / max(picture.shape[1:])
             size = [max(1, round(side * scale)) for side in picture.shape[1:]]

@@ -28,7 +28,8 @@ def choose_slices(
 
     Args:
         mask_ijk: the target's mask on the stored grid.
-        with_target, without_target: at most how many of each; a volume that shows nothing gives `with_target` empty ones.
+        with_target, without_target: at most how many of each; a volume without the target gives `with_target`
+            empty ones.
 
     Returns:
         Indices along the stored array's nearest axis, ascending.

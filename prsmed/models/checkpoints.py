@@ -38,10 +38,11 @@ def model_folder(name: str | Path) -> Path:
     for parent in _SEARCHED:
         if os.sep not in str(name) and (parent / name).is_dir():
             return parent / name
-    known = sorted(path.parent.name for parent in _SEARCHED for path in parent.glob(f"*/{INFO_FILE}"))
+    shipped = sorted(path.parent.name for parent in _SEARCHED for path in parent.glob(f"*/{INFO_FILE}"))
+    known = ", ".join(shipped) or "the shipped models (none here)"
     raise CheckpointError(
-        f"no model {str(name)!r}: it is neither a folder nor one of {', '.join(known) or 'the shipped models (none here)'};"
-        " give the folder that training wrote, such as runs/NAME/best"
+        f"no model {str(name)!r}: it is neither a folder nor one of {known}; give the folder that training wrote, such as"
+        " runs/NAME/best"
     )
 
 
@@ -104,7 +105,9 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); restore it or train again") from error
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}); restore it or train again"
+        ) from error
     expected = model.state_dict()
     kept = set(_tensors_once(model))
     missing, extra = sorted(kept - set(tensors)), sorted(set(tensors) - set(expected))

@@ -60,7 +60,10 @@ class TinyViTEncoder(SegmentationEncoder):
         vit: arguments of `TinyViT`.
     """
 
-    def __init__(self, *, size_px: int, skip_stages: Sequence[int] = (), **vit):
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, *, size_px: int, skip_stages: Sequence[int] = (), **vit: Any):
         super().__init__()
         self.frame = Frame(size_px, "pad")
         self.net = TinyViT(**vit)

@@ -33,6 +33,8 @@ class CrossAttentionFusion(nn.Module):
         -> fused (K, C, h, w). Where the mask is False, a state has no influence at all.
     """
 
+    positions: torch.Tensor
+
     def __init__(self, *, channels: int, prompt_width: int, width: int = 256, heads: int = 8, map_px: int = 16):
         super().__init__()
         self.map_px = map_px
@@ -45,9 +47,7 @@ class CrossAttentionFusion(nn.Module):
         self.image_out = nn.Conv2d(width, channels, 1)
         self.register_buffer("positions", sincos_positions(map_px, width), persistent=False)
 
-    def forward(
-        self, features: torch.Tensor, prompt_KTD: torch.Tensor, prompt_mask_KT: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, prompt_KTD: torch.Tensor, prompt_mask_KT: torch.Tensor) -> torch.Tensor:
         pooled = F.adaptive_avg_pool2d(self.image_in(features), self.map_px)
         image_KVD = pooled.flatten(2).transpose(1, 2) + self.positions
         prompt = self.prompt_norm(self.prompt_in(prompt_KTD))
@@ -60,5 +60,7 @@ class CrossAttentionFusion(nn.Module):
         return features + self.image_out(fused)
 
     @staticmethod
-    def _attend(attention: nn.MultiheadAttention, query, key, ignored_KT) -> torch.Tensor:
+    def _attend(
+        attention: nn.MultiheadAttention, query: torch.Tensor, key: torch.Tensor, ignored_KT: torch.Tensor | None
+    ) -> torch.Tensor:
         return attention(query, key, key, key_padding_mask=ignored_KT, need_weights=False)[0]

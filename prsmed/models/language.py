@@ -17,7 +17,6 @@ from transformers import Cache, DynamicCache, LlamaConfig, LlamaForCausalLM
 from prsmed.text.encode import IMAGE_ID
 
 
-
 @dataclass
 class Generated:
     """Greedy continuations.
@@ -57,7 +56,13 @@ class LanguageBackbone(nn.Module):
         raise NotImplementedError
 
     def generate(
-        self, cache: Cache, last_hidden_KD: torch.Tensor, attention_mask: torch.Tensor, *, max_new_tokens: int, end_id: int
+        self,
+        cache: Cache,
+        last_hidden_KD: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *,
+        max_new_tokens: int,
+        end_id: int,
     ) -> Generated:
         """Greedy continuation of a prefilled prompt."""
         raise NotImplementedError
@@ -131,9 +136,15 @@ class CausalBackbone(LanguageBackbone):
 
     @torch.no_grad()
     def generate(
-        self, cache: Cache, last_hidden_KD: torch.Tensor, attention_mask: torch.Tensor, *, max_new_tokens: int, end_id: int
+        self,
+        cache: Cache,
+        last_hidden_KD: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *,
+        max_new_tokens: int,
+        end_id: int,
     ) -> Generated:
-        """Rows may have prompts of different lengths, padded on the right; positions continue from each row's own end."""
+        """Rows may have prompts of different lengths, padded on the right; each continues from its own end."""
         position_K1 = attention_mask.sum(dim=1, keepdim=True)
         ended_K = torch.zeros(len(attention_mask), dtype=torch.bool, device=attention_mask.device)
         ids, states, hidden_KD = [], [last_hidden_KD], last_hidden_KD
@@ -172,6 +183,5 @@ def tiny_llama(
         num_key_value_heads=heads,
         max_position_embeddings=max_positions,
         tie_word_embeddings=True,
-        attn_implementation="sdpa",
     )
     return CausalBackbone(LlamaForCausalLM(config), projector, image_tokens=image_tokens)

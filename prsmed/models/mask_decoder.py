@@ -16,7 +16,9 @@ class UpBlock(nn.Module):
         self.up = nn.ConvTranspose2d(channels_in, channels_out, 2, stride=2)
         self.skip = nn.Conv2d(skip_channels, channels_out, 1) if skip_channels else None
         self.norm = nn.BatchNorm2d(channels_out)
-        self.mix = nn.Sequential(nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out))
+        self.mix = nn.Sequential(
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out)
+        )
 
     def forward(self, map_KCHW: torch.Tensor, skip_KCHW: torch.Tensor | None) -> torch.Tensor:
         up = self.up(map_KCHW)

@@ -31,7 +31,7 @@ class PRSMedOutput(ModelOutput):
         presence_logit: (K,).
         evidence_logits: (B, kinds, H, W) the coarse, question-independent map on the canonical grid, or None.
         prompt_states: (K, T, D) hidden states; only those under `prompt_mask` conditioned the mask.
-        text_logits: (M, vocabulary) at the M positions that predict an answer token, in row order; None without targets.
+        text_logits: (M, vocabulary) at the M positions that predict an answer token, row by row; None without targets.
         cache: the language model's cache after the sequence; None in training.
     """
 
@@ -46,7 +46,8 @@ class PRSMedOutput(ModelOutput):
 class EvidenceHead(nn.Module):
     """A coarse map of lesion and organ evidence from the encoder's features alone (no question, no answer).
 
-    Shape: features (B, C, h, w) -> logits (B, kinds, cells, cells) and the cells of each token (B, kinds * s * s, h, w).
+    Shape:
+        features (B, C, h, w) -> logits (B, kinds, cells, cells) and the cells of each token (B, kinds * s * s, h, w).
     """
 
     def __init__(self, channels: int, *, cells_per_step: int):

@@ -18,7 +18,9 @@ class ConvNorm(nn.Sequential):
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int = 1, *, stride: int = 1, groups: int = 1):
         super().__init__()
-        self.add_module("c", nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False))
+        self.add_module(
+            "c", nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        )
         self.add_module("bn", nn.BatchNorm2d(channels_out))
 
 
@@ -77,7 +79,9 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
-        rows, columns = (side.flatten() for side in torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij"))
+        rows, columns = (
+            side.flatten() for side in torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+        )
         index = (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
         self.register_buffer("bias_index", index, persistent=False)
 
@@ -193,7 +197,9 @@ class TinyViT(nn.Module):
                 for _ in range(depth)
             ]
             # SAM keeps a stride of 16: the step into the last stage changes the width only.
-            step = PatchMerging(width, widths[stage + 1], stride=1 if stage == last - 1 else 2) if stage < last else None
+            step = (
+                PatchMerging(width, widths[stage + 1], stride=1 if stage == last - 1 else 2) if stage < last else None
+            )
             self.layers.append(Stage(blocks, step))
         self.neck = nn.Sequential(
             nn.Conv2d(widths[-1], neck_channels, 1, bias=False),

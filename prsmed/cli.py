@@ -1,0 +1,240 @@
+"""The `prsmed` command: thin, one function call per sub-command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from prsmed.errors import DataError, PrsmedError, RequestError
+from prsmed.types import MODALITIES, NOT_A_MEDICAL_DEVICE, SLICE_AXES, SliceRef
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=f"Ask a medical image where something is. {NOT_A_MEDICAL_DEVICE}",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Make data folders: index your own images, or generate phantoms.")
+app.add_typer(data_app, name="data")
+
+_MODALITY_HELP = f"One of {', '.join(MODALITIES)}. Needed where the file does not say it; never guessed."
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF, BMP or NIfTI file, or a folder of them.")],
+    question: Annotated[str, typer.Argument(help='For example "Where is the polyp?"')],
+    modality: Annotated[str | None, typer.Option(help=_MODALITY_HELP)] = None,
+    model: Annotated[
+        str, typer.Option(help="A shipped model, or a folder that training wrote (runs/NAME/best).")
+    ] = "tiny",
+    out: Annotated[Path, typer.Option(help="Where answer.json, mask.png and overlay.png go.")] = Path("answers"),
+    slice_: Annotated[
+        str | None, typer.Option("--slice", help="For a volume: AXIS:INDEX, for example axial:12.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer record.")] = False,
+) -> None:
+    """Ask one image, or every image of a folder, a question.
+
+    prsmed ask polyp.png "Where is the polyp?" --modality endoscopy
+
+    Writes the answer record, the mask at the image's own size and an overlay into --out; a folder of images gets one
+    numbered folder each and answers.csv. An image that cannot be read does not stop the others.
+    """
+    from prsmed.data.readers import image_suffix
+    from prsmed.data.writers.answer import write_answer
+    from prsmed.predictor import Predictor
+
+    predictor = Predictor.load(model, device)
+    position = _slice_ref(slice_)
+
+    def answer_one(path: Path, folder: Path) -> Any:
+        session = predictor.open(path, modality=modality, position=position)
+        answer = session.ask(question)
+        write_answer(folder, answer, session.picture)
+        return answer
+
+    if not image.is_dir():
+        answer = answer_one(image, out)
+        if as_json:
+            typer.echo(json.dumps(answer.to_json(), indent=2, ensure_ascii=False))
+            return
+        typer.echo(answer.text)
+        for line in (*answer.contradictions, *answer.warnings):
+            typer.echo(f"note: {line}", err=True)
+        typer.echo(f"written: {out}/answer.json, mask.png, overlay.png. {NOT_A_MEDICAL_DEVICE}", err=True)
+        return
+    paths = sorted(path for path in image.rglob("*") if path.is_file() and image_suffix(path))
+    if not paths:
+        raise DataError(
+            f"{image}: holds no image that can be read; give a folder of PNG, JPEG, TIFF, BMP or NIfTI files"
+        )
+    rows = []
+    with Progress(console=Console(stderr=True)) as bar:
+        for number, path in enumerate(bar.track(paths, description="asking"), start=1):
+            row = {
+                "folder": f"{number:04d}",
+                "image": str(path.relative_to(image)),
+                "text": "",
+                "zones": "",
+                "error": "",
+            }
+            try:
+                answer = answer_one(path, out / row["folder"])
+                zones = ";".join(finding.zone for finding in answer.objects[0].findings)
+                row |= {"text": answer.text, "zones": zones}
+            except DataError as error:
+                row["error"] = str(error)
+            rows.append(row)
+    with (out / "answers.csv").open("w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    failed = sum(bool(row["error"]) for row in rows)
+    typer.echo(f"{len(rows) - failed} answered, {failed} not; see {out}/answers.csv. {NOT_A_MEDICAL_DEVICE}")
+
+
+@app.command()
+def evaluate(
+    dataset_dir: Annotated[Path, typer.Option(help="A folder with manifest.jsonl, made by `prsmed data build`.")],
+    model: Annotated[str, typer.Option(help="A shipped model, or a folder that training wrote.")] = "tiny",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[Path, typer.Option(help="Where scores.json, answers.jsonl and pictures go.")] = Path("evaluation"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow store; default: sqlite in runs/.")] = None,
+) -> None:
+    """Score a model on a split, beside the constant baseline: table, scores.json, a run in MLflow.
+
+    The same as `python -m monai.bundle run evaluating --config_file configs/evaluate.json`.
+    """
+    import bundle.report
+
+    config = Path(bundle.report.__file__).parents[1] / "configs" / "evaluate.json"
+    if not config.is_file():
+        raise RequestError(
+            f"{config}: not found; `prsmed evaluate` runs from a clone of the repository (pip install -e .)"
+        )
+    overrides: dict[str, Any] = {"tracking_uri": tracking_uri} if tracking_uri else {}
+    bundle.report.run_evaluation(
+        config, model=model, dataset_dir=str(dataset_dir), split=split, output_dir=str(out), device=device, **overrides
+    )
+
+
+@data_app.command("build")
+def data_build(
+    sources: Annotated[list[str], typer.Argument(help="[NAME=]PATH: a folder with images/ and masks/, or a CSV.")],
+    out: Annotated[Path, typer.Option(help="Where manifest.jsonl goes. Images stay where they are.")],
+    modality: Annotated[str | None, typer.Option(help="For rows that do not say it.")] = None,
+    target: Annotated[str | None, typer.Option(help='For rows that do not say it, for example "polyp".')] = None,
+    kind: Annotated[str, typer.Option(help="lesion or organ.")] = "lesion",
+    seed: Annotated[int, typer.Option(help="Of the split, where none is given.")] = 0,
+    image_column: Annotated[str, typer.Option()] = "image",
+    mask_column: Annotated[str, typer.Option()] = "mask",
+    id_column: Annotated[str, typer.Option()] = "id",
+    modality_column: Annotated[str, typer.Option()] = "modality",
+    target_column: Annotated[str, typer.Option()] = "target",
+    kind_column: Annotated[str, typer.Option()] = "kind",
+    laterality_column: Annotated[str, typer.Option()] = "laterality",
+    label_column: Annotated[str | None, typer.Option(help="Label of a NIfTI mask.")] = None,
+    dataset_column: Annotated[str, typer.Option()] = "dataset",
+    group_column: Annotated[str, typer.Option(help="Patient or video: stays on one side of the split.")] = "group",
+    split_column: Annotated[str, typer.Option()] = "split",
+    licence_column: Annotated[str, typer.Option()] = "licence",
+) -> None:
+    """Index images and masks where they lie: manifest.jsonl, roots.json and a refusal report.
+
+    prsmed data build polyps=/data/polyps --out data/polyps --modality endoscopy --target polyp
+
+    A bad row never stops the build: it is refused with file, reason and remedy.
+    """
+    from prsmed.data.build import build
+    from prsmed.data.sources.table import Columns
+
+    columns = Columns(
+        image=image_column,
+        mask=mask_column,
+        id=id_column,
+        modality=modality_column,
+        target=target_column,
+        kind=kind_column,
+        laterality=laterality_column,
+        label=label_column,
+        dataset=dataset_column,
+        group=group_column,
+        split=split_column,
+        licence=licence_column,
+    )
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("reading images and masks", total=None)
+        report = build(
+            sources,
+            out,
+            modality=modality,
+            target=target,
+            kind=kind,
+            columns=columns,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    table = Table(
+        "data set", "modality", "split", "kind", "targets", "of them negative", title=f"{report.images} images"
+    )
+    for count in report.counts:
+        cells = (count.dataset, count.modality or "unknown", count.split, count.kind, count.targets, count.negatives)
+        table.add_row(*map(str, cells))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{len(report.refusals)} rows refused, {report.merged_groups} groups merged; manifest in {report.path}"
+    )
+    for refusal in report.refusals[:10]:
+        console.print(f"refused: {refusal.case_id or refusal.file}: {refusal.reason}; {refusal.remedy}")
+
+
+@data_app.command("phantoms")
+def data_phantoms(
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    pictures: Annotated[int, typer.Option(help="Pictures over the six modalities.")] = 1600,
+    volumes: Annotated[int, typer.Option(help="CT and MRI volumes.")] = 24,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Generate phantom images of the six modalities with lesions and masks, as an ordinary data folder."""
+    from prsmed.data.phantoms import write_phantoms
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("making phantoms", total=None)
+        folder = write_phantoms(
+            out,
+            pictures=pictures,
+            volumes=volumes,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    typer.echo(f"written: {folder}/manifest.jsonl")
+
+
+def _slice_ref(text: str | None) -> SliceRef | None:
+    if text is None:
+        return None
+    axis, _, index = text.partition(":")
+    if axis not in SLICE_AXES or not index.isdecimal():
+        raise RequestError(f"--slice {text!r}: expected AXIS:INDEX with AXIS one of {', '.join(SLICE_AXES)}")
+    return SliceRef(axis, int(index))
+
+
+def main() -> None:
+    """Entry point: errors made for people are printed in one line, without a traceback."""
+    try:
+        app()
+    except PrsmedError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
