@@ -25,6 +25,7 @@ from prsmed.errors import RequestError
 from prsmed.samples import Item, add_text, collate, load_item
 from prsmed.text.encode import TextEncoder
 from prsmed.text.templates import TemplateBank
+from prsmed.types import SLICE_AXES, SliceRef
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +141,10 @@ def read_requests(request_file: str | Path, image_dir: str | Path) -> list[dict[
     The file is JSON: a list of `{"image": ..., "question": ..., "modality": ...}`, or JSON Lines of the same.
     Image paths are relative to `image_dir`. `slice` may be `{"axis": "axial", "index": 12}`.
 
+    A bad entry is answered with its error, so that it does not stop the others; see `checked_request`.
+
     Raises:
-        RequestError: the file or one of its entries cannot be used.
+        RequestError: the file cannot be read, or holds nothing.
     """
     path = Path(request_file)
     try:
@@ -153,9 +156,28 @@ def read_requests(request_file: str | Path, image_dir: str | Path) -> list[dict[
         )
     except (OSError, ValueError) as error:
         raise RequestError(f"{path}: cannot be read as a list of requests ({error}); see docs/asking.md") from error
-    for number, entry in enumerate(entries, start=1):
-        if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("image", "question")):
-            raise RequestError(f"{path}: request {number} needs the texts `image` and `question`; got {entry!r}")
     if not entries:
-        raise RequestError(f"{path}: holds no request")
-    return [{**entry, "image": str(Path(image_dir) / entry["image"])} for entry in entries]
+        raise RequestError(f"{path}: holds no request; see docs/asking.md")
+    return [{"request": entry, "image_dir": Path(image_dir)} for entry in entries]
+
+
+def checked_request(entry: Any) -> dict[str, Any]:
+    """`image`, `question`, `modality` (or None) and `position` (a `SliceRef` or None) of one entry.
+
+    Raises:
+        RequestError: the entry is not a request.
+    """
+    expected = "expected texts `image` and `question`, and optionally the text `modality` and a `slice`"
+    if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("image", "question")):
+        raise RequestError(f"got {entry!r}; {expected}")
+    place = entry.get("slice")
+    if place is None:
+        position = None
+    elif isinstance(place, Mapping) and place.get("axis") in SLICE_AXES and isinstance(place.get("index"), int):
+        position = SliceRef(place["axis"], place["index"])
+    else:
+        raise RequestError(
+            f'{entry["image"]}: got slice {place!r}; expected {{"axis": "axial", "index": 12}},'
+            f" with an axis of {', '.join(SLICE_AXES)}"
+        )
+    return {**{key: entry.get(key) for key in ("image", "question", "modality")}, "position": position}

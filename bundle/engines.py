@@ -11,13 +11,13 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
+from bundle.data import checked_request
 from prsmed.errors import PrsmedError
 from prsmed.models.checkpoints import model_folder
 from prsmed.models.presets import build_network, image_tokens, sizes
 from prsmed.models.prs_med import PRSMed, PRSMedOutput
 from prsmed.predictor import Predictor, RawAnswers, answer_batch
 from prsmed.text.encode import TextEncoder, load_tokenizer, pad_batch
-from prsmed.types import SliceRef
 
 
 def tokenizer_file(task: str, preset: str):
@@ -104,11 +104,11 @@ class AnswerInferer(Inferer):
 
     def __call__(self, inputs: Mapping[str, Any], network: nn.Module, *_: Any, **__: Any) -> Any:
         assert isinstance(network, ImageToMask)
-        place = inputs.get("slice")
         try:
-            position = SliceRef(place["axis"], int(place["index"])) if place else None
-            session = network.predictor.open(inputs["image"], modality=inputs.get("modality"), position=position)
-            return session.ask(inputs["question"]), session.picture
+            request = checked_request(inputs["request"])
+            image = inputs["image_dir"] / request["image"]
+            session = network.predictor.open(image, modality=request["modality"], position=request["position"])
+            return session.ask(request["question"]), session.picture
         except PrsmedError as error:
             return error
 

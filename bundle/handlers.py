@@ -92,7 +92,14 @@ class Checkpoints:
         self.trainer = trainer
         trainer.add_event_handler(Events.STARTED, self._resume)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        self.evaluator.add_event_handler(Events.STARTED, self._share_statistics)
         self.evaluator.add_event_handler(Events.COMPLETED, self._judge)
+
+    def _share_statistics(self, engine: Engine) -> None:
+        # Batch norm on the CPU knows its own rank's batches only; all ranks must judge what rank 0 will save.
+        if idist.get_world_size() > 1:
+            for values in self.network.buffers():
+                values.copy_(idist.broadcast(values, src=0))
 
     def _judge(self, engine: Engine) -> None:
         score = engine.state.metrics[self.score]

@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 from rich.console import Console
 from rich.table import Table
 
+from bundle.failures import known_cause
 from bundle.runs import Run, git_commit, run_parameters
 from bundle.scoring import ScoreHandler, score_answer
 from bundle.trackers import Tracker
@@ -214,13 +215,19 @@ def run_evaluation(config_file: str | Path, **overrides: Any) -> dict[str, Any]:
 
     Returns:
         the content of scores.json.
+
+    Raises:
+        PrsmedError: whatever is wrong with the model or the data, as itself and not as MONAI wraps it.
     """
     parser = ConfigParser()
     parser.read_config(str(config_file))
     parser.update(overrides)
     parser.parse()
-    parser.get_parsed_content("initialize")
-    return parser.get_parsed_content("evaluating")[-1]
+    try:
+        parser.get_parsed_content("initialize")
+        return parser.get_parsed_content("evaluating")[-1]
+    except RuntimeError as error:
+        raise known_cause(error) or error from error
 
 
 def evaluation_name(predictor: Predictor, split: str) -> str:
@@ -236,6 +243,10 @@ def parent_tags(training_run_id: str | None) -> dict[str, str]:
 def finish_training(recorder: RunRecorder, test: Mapping[str, str], *, device: Any, dataset_dir: str) -> dict[str, Any]:
     """Score the best model of a finished training, as a linked run, and say where everything lies."""
     tracker, run = recorder.tracker, recorder.run
+    idist.barrier()  # rank 0 may still be writing the best model
+    if not recorder.manifest.split(test["split"]):
+        logger.warning("no case of split %r: the best model, %s, is not scored", test["split"], run.best)
+        return {}
     scores = run_evaluation(
         test["config_file"],
         model=str(run.best),

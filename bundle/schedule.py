@@ -43,6 +43,9 @@ class StagedSchedule:
     Args:
         stages: shares add up to 1; the last stage takes what rounding leaves.
         warmup: share of a stage's iterations.
+
+    Raises:
+        RequestError: shares that do not add up, or a pattern that fits no parameter.
     """
 
     def __init__(
@@ -60,6 +63,13 @@ class StagedSchedule:
         self.stages = [Stage.from_config(entry) for entry in stages]
         if not math.isclose(sum(stage.share for stage in self.stages), 1.0, abs_tol=1e-6):
             raise RequestError(f"stages: shares {[stage.share for stage in self.stages]} must add up to 1")
+        names = _parameter_names(network)
+        for pattern in (pattern for stage in self.stages for pattern in stage.trainable):
+            if not any(fnmatch(name, pattern) for name in names):
+                raise RequestError(
+                    f"stages: no parameter is called like {pattern!r}; names start with"
+                    f" {', '.join(sorted({name.partition('.')[0] for name in names}))}"
+                )
         ends, done = [], 0.0
         for stage in self.stages:
             done += stage.share
@@ -93,8 +103,13 @@ class StagedSchedule:
 
     def _enter_stage(self, engine: Engine) -> None:
         stage = self.stages[self.stage_at(engine.state.epoch - 1)]
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(any(fnmatch(name.removeprefix("module."), pattern) for pattern in stage.trainable))
+        for name, parameter in zip(_parameter_names(self.network), self.network.parameters(), strict=True):
+            parameter.requires_grad_(any(fnmatch(name, pattern) for pattern in stage.trainable))
 
     def _step(self, engine: Engine) -> None:
         self.scheduler.step()
+
+
+def _parameter_names(network: nn.Module) -> list[str]:
+    """Names of all parameters, without what a wrapper for several processes puts before them."""
+    return [name.removeprefix("module.") for name, _ in network.named_parameters()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from prsmed.errors import DataError, PrsmedError, RequestError
-from prsmed.types import MODALITIES, NOT_A_MEDICAL_DEVICE, SLICE_AXES, SliceRef
+from prsmed.types import MODALITIES, NOT_A_MEDICAL_DEVICE, SLICE_AXES, Answer, SliceRef
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,57 +51,61 @@ def ask(
     Writes the answer record, the mask at the image's own size and an overlay into --out; a folder of images gets one
     numbered folder each and answers.csv. An image that cannot be read does not stop the others.
     """
-    from prsmed.data.readers import image_suffix
     from prsmed.data.writers.answer import write_answer
     from prsmed.predictor import Predictor
 
-    predictor = Predictor.load(model, device)
+    predictor = Predictor.load(model, _usable_device(device))
     position = _slice_ref(slice_)
 
-    def answer_one(path: Path, folder: Path) -> Any:
+    def answer_one(path: Path, folder: Path) -> Answer:
         session = predictor.open(path, modality=modality, position=position)
         answer = session.ask(question)
         write_answer(folder, answer, session.picture)
         return answer
 
-    if not image.is_dir():
-        answer = answer_one(image, out)
-        if as_json:
-            typer.echo(json.dumps(answer.to_json(), indent=2, ensure_ascii=False))
-            return
-        typer.echo(answer.text)
-        for line in (*answer.contradictions, *answer.warnings):
-            typer.echo(f"note: {line}", err=True)
-        typer.echo(f"written: {out}/answer.json, mask.png, overlay.png. {NOT_A_MEDICAL_DEVICE}", err=True)
+    if image.is_dir():
+        _ask_folder(image, out, answer_one)
         return
-    paths = sorted(path for path in image.rglob("*") if path.is_file() and image_suffix(path))
+    answer = answer_one(image, out)
+    if as_json:
+        typer.echo(json.dumps(answer.to_json(), indent=2, ensure_ascii=False))
+        return
+    typer.echo(answer.text)
+    for line in (*answer.contradictions, *answer.warnings):
+        typer.echo(f"note: {line}", err=True)
+    typer.echo(f"written: {out}/answer.json, mask.png, overlay.png. {NOT_A_MEDICAL_DEVICE}", err=True)
+
+
+def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answer]) -> None:
+    from prsmed.data.readers import image_suffix
+
+    paths = sorted(path for path in images.rglob("*") if path.is_file() and image_suffix(path))
     if not paths:
         raise DataError(
-            f"{image}: holds no image that can be read; give a folder of PNG, JPEG, TIFF, BMP or NIfTI files"
+            f"{images}: holds no image that can be read; give a folder of PNG, JPEG, TIFF, BMP or NIfTI files"
         )
-    rows = []
+    rows: list[dict[str, str]] = []
+    failures: list[PrsmedError] = []
     with Progress(console=Console(stderr=True)) as bar:
         for number, path in enumerate(bar.track(paths, description="asking"), start=1):
-            row = {
-                "folder": f"{number:04d}",
-                "image": str(path.relative_to(image)),
-                "text": "",
-                "zones": "",
-                "error": "",
-            }
+            folder = f"{number:04d}"
+            row = {"folder": folder, "image": str(path.relative_to(images)), "text": "", "zones": "", "error": ""}
             try:
-                answer = answer_one(path, out / row["folder"])
+                answer = answer_one(path, out / folder)
                 zones = ";".join(finding.zone for finding in answer.objects[0].findings)
                 row |= {"text": answer.text, "zones": zones}
-            except DataError as error:
+            except PrsmedError as error:
                 row["error"] = str(error)
+                failures.append(error)
             rows.append(row)
+    if len(failures) == len(rows):
+        raise RequestError(f"none of {len(rows)} images could be answered; the first: {failures[0]}")
     with (out / "answers.csv").open("w", newline="", encoding="utf-8") as stream:
         table = csv.DictWriter(stream, fieldnames=list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    failed = sum(bool(row["error"]) for row in rows)
-    typer.echo(f"{len(rows) - failed} answered, {failed} not; see {out}/answers.csv. {NOT_A_MEDICAL_DEVICE}")
+    answered = len(rows) - len(failures)
+    typer.echo(f"{answered} answered, {len(failures)} not; see {out}/answers.csv. {NOT_A_MEDICAL_DEVICE}")
 
 
 @app.command()
@@ -125,7 +130,13 @@ def evaluate(
         )
     overrides: dict[str, Any] = {"tracking_uri": tracking_uri} if tracking_uri else {}
     bundle.report.run_evaluation(
-        config, model=model, dataset_dir=str(dataset_dir), split=split, output_dir=str(out), device=device, **overrides
+        config,
+        model=model,
+        dataset_dir=str(dataset_dir),
+        split=split,
+        output_dir=str(out),
+        device=_usable_device(device),
+        **overrides,
     )
 
 
@@ -220,6 +231,17 @@ def data_phantoms(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     typer.echo(f"written: {folder}/manifest.jsonl")
+
+
+def _usable_device(name: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:  # torch without CUDA answers by an assertion
+        reason = str(error).partition("\n")[0]
+        raise RequestError(f"--device {name!r}: cannot be used here ({reason}); use cpu") from error
+    return name
 
 
 def _slice_ref(text: str | None) -> SliceRef | None:

@@ -48,9 +48,9 @@ def box_center_px(box_xyxy_px: Sequence[float]) -> tuple[float, float]:
 
 
 def resize_mask(mask_HW: np.ndarray, hw_px: tuple[int, int]) -> np.ndarray:
-    """A bool mask on another grid: area-weighted, a pixel is set where at least half of it is covered.
+    """A bool mask on another grid: set where the antialiased bilinear share of the mask is at least one half.
 
-    A mask too small to cover half of any pixel keeps its best covered one: it never turns into an empty mask.
+    A mask that reaches a half nowhere keeps its best covered pixel: it never turns into an empty mask.
     """
     if mask_HW.shape == tuple(hw_px) or not mask_HW.any():
         return np.resize(mask_HW.astype(bool), hw_px)

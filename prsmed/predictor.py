@@ -155,6 +155,7 @@ class Predictor:
         tokenizer = load_tokenizer(verified_file(folder, "tokenizer"))
         text = TextEncoder(tokenizer, image_tokens=image_tokens(info["task"], info["preset"]))
         network = build_network(info["task"], info["preset"], vocab_size=len(tokenizer))
+        assert isinstance(network, PRSMed)
         load_weights(folder, network)
         return cls(network, text, Preprocessing(info["preprocessing"]), info, device)
 
@@ -272,6 +273,6 @@ class Session:
             modality_source="stated by the caller",
             timings_s={name: round(value, 4) for name, value in {**self.timings_s, **raw.timings_s}.items()},
             model=predictor.model_record(),
-            key_slice=self.position,
+            key_slice=self.position if self.source.is_volume else None,
             warnings=warnings,
         )

@@ -19,6 +19,9 @@ from prsmed.text.findings import find
 from prsmed.text.templates import TemplateBank
 from prsmed.types import MODALITIES, TARGET_KINDS, Case, Finding, SliceRef, SourceImage, Target
 
+ASKS_WHERE = ("position", "location")
+"""Kinds of a case's own questions that an answer about the position fits."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -49,7 +52,7 @@ def items_of(manifest: Manifest, split: str, *, slices: Mapping[str, Any]) -> li
         if case.modality is None:
             continue
         for target in case.targets:
-            if case.slice is not None or not case.image.endswith((".nii", ".nii.gz")):
+            if case.slice is not None or not case.image.lower().endswith((".nii", ".nii.gz")):
                 items.append(Item(case, target, case.slice))
                 continue
             image = read_image(manifest.resolve(case, case.image))
@@ -67,12 +70,14 @@ def truth_of(manifest: Manifest, item: Item) -> tuple[SourceImage, np.ndarray]:
     """The source image, and the true mask (bool, H W) on the grid of the picture that is shown."""
     image = read_image(manifest.resolve(item.case, item.case.image))
     mask = read_target(manifest, item.case, item.target, image)
-    if item.slice is not None:
+    if item.slice is not None and image.is_volume:
         mask = volume_frame(image, item.slice).take(mask)
     return image, mask
 
 
-def findings_of(mask_HW: np.ndarray, kind: str, *, zone_rule: str, spacing_hw_mm=None) -> list[Finding]:
+def findings_of(
+    mask_HW: np.ndarray, kind: str, *, zone_rule: str, spacing_hw_mm: tuple[float, float] | None = None
+) -> list[Finding]:
     """Findings of a mask: one per region for lesions, one for the whole of an organ (two lungs are one answer)."""
     return find(mask_HW, zone_rule=zone_rule, per_component=kind == "lesion", spacing_hw_mm=spacing_hw_mm)
 
@@ -95,7 +100,11 @@ def load_item(manifest: Manifest, item: Item, preprocessing: Preprocessing) -> d
         "target": item.target.name,
         "kind": item.target.kind,
         "laterality": item.target.laterality or "",
-        "queries": [query.question for query in item.case.queries if item.target.id in query.target_ids],
+        "queries": [
+            query.question
+            for query in item.case.queries
+            if item.target.id in query.target_ids and query.kind in ASKS_WHERE
+        ],
         "key": item.key,
     }
 
@@ -123,7 +132,7 @@ def add_text(
     if sample["queries"] and rng.random() < 0.5:
         question = sample["queries"][int(rng.integers(len(sample["queries"])))]
     sample["question"] = question
-    sample["answer"] = bank.answer(turn.template_id, target=sample["target"], findings=findings, rng=rng)
+    sample["answer"] = bank.answer(turn.template_id, target=sample["target"], findings=findings)
     sample["encoded"] = text.encode(sample["question"], sample["answer"] if answers else None)
     return sample
 

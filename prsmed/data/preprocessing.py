@@ -24,7 +24,7 @@ from monai.transforms import (
 
 from prsmed.data.slicing import SliceByAxisd, volume_frame
 from prsmed.errors import DataError, RequestError
-from prsmed.geometry import Geometry
+from prsmed.geometry import Geometry, VolumeFrame
 from prsmed.types import SliceRef, SourceImage
 
 IMAGE = "image"
@@ -122,19 +122,23 @@ class Preprocessing:
 
         Raises:
             RequestError: a volume without the slice to look at.
+            DataError: the volume has no such slice, or no intensity step is meant for this modality.
         """
-        frame = None
+        frame: VolumeFrame | None = None
+        array: torch.Tensor
         if image.is_volume:
             if position is None:
                 raise RequestError(f"{image.path}: is a volume; say which slice to look at (axis and index)")
             frame = volume_frame(image, position)
-            array = MetaTensor(torch.from_numpy(image.array[None].astype(np.float32)), affine=image.affine_ijk_to_ras)
-            slice_hw_px, spacing_hw_mm = frame.take(image.array).shape, frame.spacing_hw_mm
+            voxels_CIJK = torch.from_numpy(image.array[None].astype(np.float32))
+            array = MetaTensor(voxels_CIJK, affine=torch.from_numpy(np.asarray(image.affine_ijk_to_ras)))
+            slice_hw_px = _hw_px(frame.take(image.array))
+            spacing_hw_mm: tuple[float, float] | None = frame.spacing_hw_mm
         else:
             array = torch.from_numpy(np.moveaxis(image.array, -1, 0).astype(np.float32))
-            slice_hw_px = image.array.shape[:2]
-            spacing_hw_mm = image.spacing_mm[:2] if image.spacing_mm else None
-        item = {
+            slice_hw_px = _hw_px(image.array)
+            spacing_hw_mm = (image.spacing_mm[0], image.spacing_mm[1]) if image.spacing_mm else None
+        item: dict[str, Any] = {
             IMAGE: array,
             "modality": modality,
             "volume_frame": frame,
@@ -143,6 +147,9 @@ class Preprocessing:
         }
         for step in self.steps:
             item = step(item)
-        canonical = item[IMAGE]
-        height, width = slice_hw_px
-        return canonical, Geometry((height, width), tuple(canonical.shape[1:]), spacing_hw_mm, frame)  # type: ignore[arg-type]
+        canonical: torch.Tensor = item[IMAGE]
+        return canonical, Geometry(slice_hw_px, _hw_px(canonical[0]), spacing_hw_mm, frame)
+
+
+def _hw_px(picture: np.ndarray | torch.Tensor) -> tuple[int, int]:
+    return picture.shape[0], picture.shape[1]

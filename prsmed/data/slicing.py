@@ -9,16 +9,28 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from prsmed.errors import DataError
 from prsmed.geometry import DISPLAY_AXIS_OF, VolumeFrame
 from prsmed.types import SliceRef, SourceImage
 
 
 def volume_frame(image: SourceImage, position: SliceRef) -> VolumeFrame:
-    """How one slice of this volume lies in it."""
+    """How one slice of this volume lies in it.
+
+    Raises:
+        DataError: the volume has no slice of that index.
+    """
     assert image.affine_ijk_to_ras is not None
     affine = tuple(tuple(float(value) for value in row) for row in image.affine_ijk_to_ras)
     shape = (int(image.array.shape[0]), int(image.array.shape[1]), int(image.array.shape[2]))
-    return VolumeFrame(shape, affine, position.axis, position.index)
+    frame = VolumeFrame(shape, affine, position.axis, position.index)
+    slices = shape[frame.array_axis]
+    if not 0 <= position.index < slices:
+        raise DataError(
+            f"{image.path}: has no slice {position.index} along its {position.axis} axis, it has 0 to {slices - 1};"
+            " choose one of these"
+        )
+    return frame
 
 
 def choose_slices(
@@ -36,7 +48,7 @@ def choose_slices(
     """
     array_axis = volume_frame(image, SliceRef(axis, 0)).array_axis
     others = tuple(other for other in range(3) if other != array_axis)
-    shows = mask_ijk.any(axis=others)
+    shows = np.asarray(mask_ijk.any(axis=others))
     if shows.any():
         chosen = [*_spread(np.flatnonzero(shows), with_target), *_spread(np.flatnonzero(~shows), without_target)]
     else:

@@ -64,7 +64,7 @@ class ConstantBaseline:
         share = len(seen.masks) / max(1, len(seen.masks) + seen.absent)
         thing = AnswerObject(mask_HW, mask_to_box(mask_HW), says_present, share, findings)
         if not says_present or not seen.zones:
-            return thing, rule_text([], target=target, modality=modality)
+            return thing, rule_text(findings, target=target, modality=modality)
         return thing, f"The {target} lies in the {seen.zones.most_common(1)[0][0].replace('-', ' ')} of the image."
 
 

@@ -41,8 +41,8 @@ def model_folder(name: str | Path) -> Path:
     shipped = sorted(path.parent.name for parent in _SEARCHED for path in parent.glob(f"*/{INFO_FILE}"))
     known = ", ".join(shipped) or "the shipped models (none here)"
     raise CheckpointError(
-        f"no model {str(name)!r}: it is neither a folder nor one of {known}; give the folder that training wrote, such as"
-        " runs/NAME/best"
+        f"no model {str(name)!r}: it is neither a folder nor one of {known};"
+        " give the folder that training wrote, such as runs/NAME/best"
     )
 
 
@@ -77,8 +77,9 @@ def save_model(
         entry["training_state"] = _add(folder, "training_state", ".pt", lambda path: torch.save(training_state, path))
     write_atomically(folder / INFO_FILE, json.dumps(entry, indent=2, ensure_ascii=False) + "\n")
     keep = {INFO_FILE} | {entry[key]["file"] for key in ("weights", "tokenizer", "training_state") if key in entry}
+    ours = ("model-", "tokenizer-", "training_state-", f".{INFO_FILE}.")
     for path in folder.iterdir():
-        if path.name not in keep and path.name.split("-")[0] in ("model", "tokenizer", "training_state"):
+        if path.name not in keep and path.name.startswith(ours):
             path.unlink()
 
 
@@ -86,9 +87,11 @@ def read_info(folder: Path) -> dict[str, Any]:
     """`model.json` of a model folder."""
     try:
         info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
-        for key in ("task", "preset", "weights", "tokenizer"):
+        for key in ("task", "preset"):
             info[key]
-    except (OSError, ValueError, KeyError) as error:
+        for key in ("weights", "tokenizer"):
+            info[key]["file"], info[key]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / INFO_FILE}: cannot be read as a model description ({error!r}); use a folder that training wrote"
         ) from error

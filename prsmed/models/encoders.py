@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +68,7 @@ class TinyViTEncoder(SegmentationEncoder):
         super().__init__()
         self.frame = Frame(size_px, "pad")
         self.net = TinyViT(**vit)
-        self.channels = self.net.neck[0].out_channels
+        self.channels = self.net.channels
         self.stride = self.net.stride
         self.skip_stages = tuple(skip_stages)
         widths = vit.get("widths", (64, 128, 160, 320))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Cache, DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from prsmed.models.fusion import sincos_positions
 from prsmed.text.encode import IMAGE_ID
 
 
@@ -73,18 +74,37 @@ class LanguageBackbone(nn.Module):
 
 
 class SharedTowerProjector(nn.Module):
-    """Turns the segmentation encoder's map into image tokens: pool, project, add learned positions."""
+    """Turns the segmentation encoder's map into image tokens: pool, project, add evidence and position codes.
 
-    def __init__(self, channels: int, width: int, *, grid_px: int):
+    The last `map_channels` channels are maps with a meaning of their own (patch centres, evidence). They enter beside
+    the normalised features, not through their norm, where a few channels would drown among many; and a token keeps
+    all their cells, where features are averaged.
+
+    Args:
+        channels, map_channels: of the input, features first.
+        width: hidden width of the language model.
+        features_px, grid_px: cells per side of the input, and tokens per side; the second divides the first.
+    """
+
+    def __init__(self, channels: int, map_channels: int, width: int, *, features_px: int, grid_px: int):
         super().__init__()
-        self.grid_px = grid_px
+        assert features_px % grid_px == 0, f"{features_px} cells per side cannot be shared by {grid_px} tokens"
+        self.cells_per_token = features_px // grid_px
+        self.channels = channels
         self.norm = nn.LayerNorm(channels)
         self.project = nn.Sequential(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width))
-        self.positions = nn.Parameter(torch.randn(grid_px * grid_px, width) * 0.02)
+        self.maps = nn.Linear(map_channels * self.cells_per_token**2, width)
+        nn.init.normal_(self.maps.weight, std=0.5)
+        self.positions = nn.Parameter(sincos_positions(grid_px, width))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        pooled = F.adaptive_avg_pool2d(features, self.grid_px)
-        return self.project(self.norm(pooled.flatten(2).transpose(1, 2))) + self.positions
+        looks, maps = features.split([self.channels, features.shape[1] - self.channels], dim=1)
+        looks_BND = self.project(self.norm(_tokens(F.avg_pool2d(looks, self.cells_per_token))))
+        return looks_BND + self.maps(_tokens(F.pixel_unshuffle(maps, self.cells_per_token))) + self.positions
+
+
+def _tokens(map_BCHW: torch.Tensor) -> torch.Tensor:
+    return map_BCHW.flatten(2).transpose(1, 2)
 
 
 class CausalBackbone(LanguageBackbone):
@@ -114,7 +134,7 @@ class CausalBackbone(LanguageBackbone):
         position_ids: torch.Tensor | None = None,
         cache: Cache | None = None,
     ) -> tuple[torch.Tensor, Cache | None]:
-        embeds_KTD = self._merge(input_ids, image_embeds)
+        embeds_KTD = self.merge(input_ids, image_embeds)
         output = self.model.model(
             inputs_embeds=embeds_KTD,
             attention_mask=attention_mask,
@@ -124,11 +144,14 @@ class CausalBackbone(LanguageBackbone):
         )
         return output.last_hidden_state, cache
 
-    def _merge(self, input_ids: torch.Tensor, image_embeds: torch.Tensor | None) -> torch.Tensor:
+    def merge(self, input_ids: torch.Tensor, image_embeds: torch.Tensor | None) -> torch.Tensor:
+        """Input embeddings (K, T, D) with the image embeddings (K, N, D) where `IMAGE_ID` stands."""
         is_image = input_ids == IMAGE_ID
         embeds_KTD = self.model.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         if image_embeds is None:
             return embeds_KTD
+        # Else every row would read its neighbour's image, and nothing would tell.
+        assert int(is_image.sum()) == image_embeds[..., 0].numel(), "as many image tokens in the text as embeddings"
         return embeds_KTD.masked_scatter(is_image[..., None], image_embeds.to(embeds_KTD.dtype))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
             "skip_stages": (0, 1),
         },
         "language": {"width": 192, "layers": 3, "heads": 4, "max_positions": 2048},
-        "token_grid_px": 8,
+        "token_grid_px": 4,
         "fusion": {"fusion_width": 128, "fusion_map_px": 8, "out_stride": 2, "evidence_cells": 2},
     },
 }
@@ -42,18 +42,26 @@ def sizes(task: str, preset: str) -> dict[str, Any]:
 
 def image_tokens(task: str, preset: str) -> int:
     """How many image tokens stand before every question."""
-    return sizes(task, preset)["token_grid_px"] ** 2
+    row = sizes(task, preset)
+    summaries = len(TARGET_KINDS) if row["fusion"]["evidence_cells"] else 0
+    return row["token_grid_px"] ** 2 + summaries
 
 
 def build_network(task: str, preset: str, *, vocab_size: int) -> nn.Module:
     """The untrained network of a preset, for a tokenizer of `vocab_size` pieces."""
     row = sizes(task, preset)
     encoder = TinyViTEncoder(size_px=row["image_px"], **row["encoder"])
-    tower_channels = encoder.channels + 2 + len(TARGET_KINDS) * row["fusion"]["evidence_cells"] ** 2
+    map_channels = 2 + len(TARGET_KINDS) * row["fusion"]["evidence_cells"] ** 2
     language = tiny_llama(
         vocab_size=vocab_size,
-        projector=SharedTowerProjector(tower_channels, row["language"]["width"], grid_px=row["token_grid_px"]),
-        image_tokens=row["token_grid_px"] ** 2,
+        projector=SharedTowerProjector(
+            encoder.channels,
+            map_channels,
+            row["language"]["width"],
+            features_px=row["image_px"] // encoder.stride,
+            grid_px=row["token_grid_px"],
+        ),
+        image_tokens=image_tokens(task, preset),
         **row["language"],
     )
     return PRSMed(encoder, language, **row["fusion"])

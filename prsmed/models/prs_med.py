@@ -46,22 +46,47 @@ class PRSMedOutput(ModelOutput):
 class EvidenceHead(nn.Module):
     """A coarse map of lesion and organ evidence from the encoder's features alone (no question, no answer).
 
-    Shape:
-        features (B, C, h, w) -> logits (B, kinds, cells, cells) and the cells of each token (B, kinds * s * s, h, w).
+    Shape: features (B, C, h, w) -> logits (B, kinds, h * cells, w * cells).
     """
 
     def __init__(self, channels: int, *, cells_per_step: int):
         super().__init__()
-        self.cells_per_step = cells_per_step
         self.head = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.GELU(),
             nn.Conv2d(channels, len(TARGET_KINDS) * cells_per_step**2, 1),
+            nn.PixelShuffle(cells_per_step),
         )
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        cells = self.head(features)
-        return F.pixel_shuffle(cells, self.cells_per_step), cells.sigmoid()
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(features)
+
+
+class EvidenceSummary(nn.Module):
+    """One image token per kind: how much evidence there is, where its centre lies and how far it spreads.
+
+    Attention over the image tokens can work out the same; learning to takes a small language model much longer.
+
+    Shape: prob (B, kinds, M), centers_norm (B, M, 2) -> (B, kinds, D).
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(7, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+        self.kinds = nn.Parameter(torch.randn(len(TARGET_KINDS), width))
+
+    def forward(self, prob_BKM: torch.Tensor, centers_norm_BM2: torch.Tensor) -> torch.Tensor:
+        # Squared: a faint background over many cells must not pull the centre to the middle of the picture.
+        weight_BKM = prob_BKM**2
+        mass_BK1 = weight_BKM.sum(dim=2, keepdim=True)
+        share_BKM = weight_BKM / (mass_BK1 + 1e-3)
+        mean_BK2 = share_BKM @ centers_norm_BM2
+        x, y = centers_norm_BM2[:, None].unbind(dim=-1)
+        second = torch.stack([x * x, y * y, x * y], dim=-1).squeeze(1)
+        products = torch.stack([mean_BK2[..., 0] ** 2, mean_BK2[..., 1] ** 2, mean_BK2.prod(dim=-1)], dim=-1)
+        spread_BK3 = (share_BKM @ second - products) * 10
+        moments = torch.cat([mass_BK1.log1p(), prob_BKM.amax(dim=2, keepdim=True), mean_BK2 * 4 - 2, spread_BK3], dim=2)
+        return self.embed(moments) + self.kinds
 
 
 class PRSMed(nn.Module):
@@ -72,7 +97,8 @@ class PRSMed(nn.Module):
         language: sequence -> hidden states and words.
         fusion_width, fusion_map_px: see `CrossAttentionFusion`.
         out_stride: frame pixels per step of the decoded mask.
-        evidence_cells: evidence cells per step of the feature map and side; 0 switches evidence tokens off.
+        evidence_cells: evidence cells per step of the feature map and side; 0 switches evidence tokens off. With them,
+            one summary token per kind follows the language model's own image tokens.
     """
 
     def __init__(
@@ -89,6 +115,7 @@ class PRSMed(nn.Module):
         self.encoder = encoder
         self.language = language
         self.evidence = EvidenceHead(encoder.channels, cells_per_step=evidence_cells) if evidence_cells else None
+        self.summary = EvidenceSummary(language.hidden_width) if evidence_cells else None
         self.fusion = CrossAttentionFusion(
             channels=encoder.channels,
             prompt_width=language.hidden_width,
@@ -106,20 +133,31 @@ class PRSMed(nn.Module):
             nn.Linear(2 * encoder.channels + language.hidden_width, fusion_width), nn.GELU(), nn.Linear(fusion_width, 1)
         )
 
+    def train(self, mode: bool = True) -> PRSMed:
+        """As usual, but what is frozen stays in evaluation mode: its batch-norm statistics must not move either."""
+        super().train(mode)
+        if mode:
+            _rest_frozen(self)
+        return self
+
     def encode_image(
         self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]
     ) -> tuple[EncodedImage, torch.Tensor, torch.Tensor | None]:
         """Everything that depends on the image alone: maps, image embeddings (B, N, D), evidence logits."""
         encoded = self.encoder(self.encoder.preprocess(image_BCHW, canonical_hw_px))
-        grid_px = encoded.features.shape[-1]
-        centers = self.encoder.frame.patch_centers_norm(grid_px, canonical_hw_px).to(image_BCHW.device)
-        tower = [encoded.features, centers.transpose(1, 2).unflatten(2, (grid_px, grid_px)).to(encoded.features.dtype)]
-        evidence_logits = None
-        if self.evidence is not None:
-            coarse_logits, cells = self.evidence(encoded.features)
-            evidence_logits = self.encoder.frame.leave(coarse_logits, canonical_hw_px, tuple(image_BCHW.shape[-2:]))
-            tower.append(cells)
-        return encoded, self.language.embed_image(torch.cat(tower, dim=1)), evidence_logits
+        frame, grid_px = self.encoder.frame, encoded.features.shape[-1]
+        centers = frame.patch_centers_norm(grid_px, canonical_hw_px).to(encoded.features)
+        tower = [encoded.features, centers.transpose(1, 2).unflatten(2, (grid_px, grid_px))]
+        if self.evidence is None or self.summary is None:
+            return encoded, self.language.embed_image(torch.cat(tower, dim=1)), None
+        logits = self.evidence(encoded.features)
+        centers = frame.patch_centers_norm(logits.shape[-1], canonical_hw_px).to(logits)
+        inside = (centers < 1).all(dim=2).unflatten(1, logits.shape[-2:])[:, None]
+        prob = logits.sigmoid() * inside
+        tower.append(F.pixel_unshuffle(prob, logits.shape[-1] // grid_px))
+        tokens = [self.language.embed_image(torch.cat(tower, dim=1)), self.summary(prob.flatten(2), centers)]
+        evidence_logits = frame.leave(logits, canonical_hw_px, _hw_px(image_BCHW))
+        return encoded, torch.cat(tokens, dim=1), evidence_logits
 
     def forward(
         self,
@@ -154,7 +192,7 @@ class PRSMed(nn.Module):
         hidden_KTD, cache = self.language(input_ids, image_embeds[obj_image], attention_mask, cache=cache)
         maps = maps.select(obj_image)
         fused = self.fusion(maps.features, hidden_KTD, prompt_mask)
-        mask_logits = self.encoder.frame.leave(self.decoder(fused, maps.skips), hw_px, tuple(image_BCHW.shape[-2:]))
+        mask_logits = self.encoder.frame.leave(self.decoder(fused, maps.skips), hw_px, _hw_px(image_BCHW))
         last_prompt = last_states(hidden_KTD, prompt_mask)
         pooled = torch.cat([fused.mean(dim=(2, 3)), fused.amax(dim=(2, 3)), last_prompt], dim=1)
         text_logits = None
@@ -180,6 +218,19 @@ class PRSMed(nn.Module):
         return self.language.generate(
             output.cache, last_KD, attention_mask, max_new_tokens=max_new_tokens, end_id=end_id
         )
+
+
+def _hw_px(image_BCHW: torch.Tensor) -> tuple[int, int]:
+    return image_BCHW.shape[-2], image_BCHW.shape[-1]
+
+
+def _rest_frozen(module: nn.Module) -> None:
+    for child in module.children():
+        parameters = list(child.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            child.eval()
+        else:
+            _rest_frozen(child)
 
 
 def last_states(hidden_KTD: torch.Tensor, mask_KT: torch.Tensor) -> torch.Tensor:

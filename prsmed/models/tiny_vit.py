@@ -207,6 +207,7 @@ class TinyViT(nn.Module):
             nn.Conv2d(neck_channels, neck_channels, 3, padding=1, bias=False),
             ChannelNorm(neck_channels),
         )
+        self.channels = neck_channels
         self.stride = patch_stride**2 * 2 ** (last - 1)
 
     def forward(self, image_BCHW: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:

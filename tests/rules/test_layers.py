@@ -23,7 +23,7 @@ FLOORS = (
 _FILE_FORMATS = ("prsmed.data.readers", "prsmed.data.writers")
 _TRAINING = ("bundle", "prsmed.cli", "scripts")
 HOMES = {
-    "nibabel": (*_FILE_FORMATS, "prsmed.data.phantoms.folder"),  # phantoms are written as a user's folder would be
+    "nibabel": _FILE_FORMATS,
     "nibabel.orientations": ("prsmed.data", "prsmed.geometry"),  # arithmetic on axis codes: it opens no file
     "SimpleITK": _FILE_FORMATS,
     "itk": _FILE_FORMATS,
@@ -140,6 +140,7 @@ def test_a_library_outside_its_home_is_found(path: str, source: str) -> None:
     ("path", "source"),
     [
         ("prsmed/data/readers/nifti.py", "import nibabel"),
+        ("prsmed/data/writers/nifti.py", "import nibabel as nib"),
         ("prsmed/geometry.py", "import nibabel.orientations as orientations"),
         ("prsmed/predictor.py", "from PIL import Image, ImageDraw\nImage.new('L', (2, 2))"),
         ("bundle/engines.py", "from monai.engines import SupervisedTrainer"),

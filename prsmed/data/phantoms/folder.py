@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from PIL import Image
 
 from prsmed.data.manifest import write_manifest
 from prsmed.data.phantoms.pictures import make_picture
 from prsmed.data.phantoms.volumes import VOLUME_MODALITIES, make_volume
+from prsmed.data.writers.nifti import write_nifti
 from prsmed.errors import DataError
 from prsmed.types import MODALITIES, Case, MaskRef, Target
 
@@ -100,11 +100,7 @@ def _write_volume(folder: Path, seed: int, index: int) -> Case:
     array_ijk, mask_ijk, affine_ijk_to_ras = make_volume(modality, seed, index)
     path, mask_path = (f"volumes/{modality}_{index:05d}{suffix}.nii.gz" for suffix in ("", "_mask"))
     for file, data in ((path, array_ijk), (mask_path, mask_ijk)):
-        volume = nib.Nifti1Image(data, affine_ijk_to_ras)
-        volume.header.set_xyzt_units("mm")
-        volume.set_qform(affine_ijk_to_ras, code="scanner")
-        volume.set_sform(affine_ijk_to_ras, code="scanner")
-        nib.save(volume, folder / file)
+        write_nifti(folder / file, data, affine_ijk_to_ras)
     target = Target("t1", TARGET_NAMES[modality], "lesion", masks=(MaskRef("nifti", mask_path, 1),))
     return _case(folder, path, modality, f"phantom_{modality}_volume", turn, (target,), seed)
 

@@ -1,0 +1,128 @@
+"""What MONAI's engines call: batches to devices, one pass, questions, requests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bundle.data import AskDataset, build_loader
+from bundle.engines import (
+    AnswerInferer,
+    AskInferer,
+    ImageToMask,
+    PassInferer,
+    bare,
+    build_text,
+    build_trainable,
+    keep_batch,
+    local_device,
+    prepare_batch,
+)
+from prsmed.data.manifest import Manifest
+from prsmed.data.preprocessing import Preprocessing
+from prsmed.errors import DataError, PrsmedError, RequestError
+from prsmed.predictor import Predictor
+from prsmed.samples import items_of
+from prsmed.text.templates import TemplateBank
+from tests.unit.small_networks import small_network, small_text
+
+TEXT = small_text()
+NETWORK = small_network(len(TEXT.tokenizer))
+
+
+@pytest.fixture(scope="module")
+def batch(phantom_manifest: Manifest, preprocessing: Preprocessing) -> dict:
+    slices = {"axis": "axial", "with_target": 1, "without_target": 0}
+    dataset = AskDataset(
+        items_of(phantom_manifest, "val", slices=slices)[:3],
+        manifest=phantom_manifest,
+        preprocessing=preprocessing,
+        text=TEXT,
+        bank=TemplateBank.load(),
+        zone_rule="posmed",
+        split="val",
+        answers=True,
+    )
+    return next(iter(build_loader(dataset, batch_size=3, pad_id=TEXT.pad_id, shuffle=False)))
+
+
+@pytest.fixture
+def predictor(preprocessing: Preprocessing) -> Predictor:
+    info = {
+        "preset": "miniature",
+        "weights": {"sha256": "0"},
+        "thresholds": {"mask": 0.5, "presence": 0.0},
+        "zone_rule": "posmed",
+        "targets": {"polyp": "lesion"},
+    }
+    return Predictor(NETWORK, TEXT, preprocessing, info)
+
+
+def test_a_batch_is_both_input_and_label(batch: dict) -> None:
+    inputs, labels = prepare_batch(batch, "cpu", False)
+    assert inputs is labels and inputs["question"] == batch["question"]
+    moved, _ = prepare_batch(batch, "meta", False)
+    assert moved["image"].is_meta and moved["geometry"] == batch["geometry"]
+    assert keep_batch("request", "cpu") == ("request", None)
+
+
+def test_training_and_asking_see_the_same_network(batch: dict) -> None:
+    NETWORK.eval()
+    with torch.no_grad():
+        trained = PassInferer()(batch, NETWORK)
+    asked = AskInferer(TEXT)(batch, NETWORK)
+    assert trained.mask_logits.shape == batch["label"].shape
+    assert len(trained.text_logits) == int((batch["target_ids"] >= 0).sum())
+    assert torch.allclose(trained.mask_logits.sigmoid(), asked.mask_prob, atol=1e-5)  # the answer does not leak
+    assert len(asked.texts) == 3 and asked.presence_prob.shape == (3,)
+
+
+def test_the_seed_decides_the_first_weights() -> None:
+    text = build_text("prs_med", "tiny")
+
+    def weights(seed: int) -> list[torch.Tensor]:
+        return list(build_trainable("prs_med", "tiny", text=text, device="cpu", seed=seed).parameters())
+
+    first, again, other = weights(1), weights(1), weights(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_an_unwrapped_network_is_bare() -> None:
+    assert bare(NETWORK) is NETWORK
+    assert torch.cuda.is_available() or local_device() == torch.device("cpu")
+
+
+def test_image_to_mask_needs_no_question(predictor: Predictor) -> None:
+    network = ImageToMask(predictor)
+    image = torch.rand(2, 3, 48, 64)
+    mask_prob = network(image)
+    assert mask_prob.shape == (2, 1, 48, 64) and mask_prob.min() >= 0 and mask_prob.max() <= 1
+    assert not torch.equal(mask_prob, network(image, question="Which polyp?"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"image": "absent.png"}, DataError),
+        ({"modality": None}, RequestError),
+        ({"modality": "pet"}, RequestError),
+        ({"question": " "}, RequestError),
+        ({"question": None}, RequestError),
+        ({"slice": {"axis": "oblique", "index": 0}}, RequestError),
+        ({}, None),
+    ],
+)
+def test_a_request_gives_an_answer_or_its_error(
+    changes: dict, kind: type[PrsmedError] | None, predictor: Predictor, tmp_path: Path
+) -> None:
+    Image.fromarray(np.full((20, 30), 90, dtype=np.uint8)).save(tmp_path / "a.png")
+    request = {"image": "a.png", "question": "Where is the polyp #1?", "modality": "endoscopy", **changes}
+    given = AnswerInferer()({"request": request, "image_dir": tmp_path}, ImageToMask(predictor))
+    if kind:
+        assert type(given) is kind
+    else:
+        answer, picture = given
+        assert answer.question == "Where is the polyp #1?" and picture.shape == (20, 30, 3)

@@ -1,0 +1,85 @@
+"""The language backbone: where images enter, and a vocabulary that grows."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import Cache
+
+from prsmed.models.language import CausalBackbone, new_cache, tiny_llama
+from prsmed.text.encode import IMAGE_ID
+
+IDS = torch.tensor([[1, IMAGE_ID, IMAGE_ID, 5, 6, 7], [1, IMAGE_ID, IMAGE_ID, 9, 0, 0]])
+MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], dtype=torch.bool)
+
+
+@pytest.fixture
+def backbone() -> CausalBackbone:
+    torch.manual_seed(0)
+    made = tiny_llama(
+        vocab_size=20, width=16, layers=2, heads=2, max_positions=64, projector=nn.Identity(), image_tokens=2
+    )
+    for parameter in made.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.4)
+    return made.eval()
+
+
+def test_images_stand_where_their_ids_stand(backbone):
+    images = torch.arange(64.0).reshape(2, 2, 16)
+    merged = backbone.merge(IDS, images)
+    assert torch.equal(merged[:, 1:3], images)
+    table = backbone.model.get_input_embeddings().weight
+    assert torch.equal(merged[0, 3:], table[[5, 6, 7]]) and torch.equal(merged[:, 0], table[[1, 1]])
+    text_only = torch.tensor([[1, 5, 6]])
+    assert torch.equal(backbone.merge(text_only, None), table[text_only])
+
+
+def test_as_many_embeddings_as_image_tokens(backbone):
+    with pytest.raises(AssertionError, match="as many image tokens"):
+        backbone.merge(IDS, torch.zeros(2, 3, 16))
+
+
+def test_the_image_changes_what_follows_it_and_nothing_before(backbone):
+    images = torch.randn(2, 2, 16)
+    other = images.clone()
+    other[0, 1] += 1
+    with torch.no_grad():
+        first, second = backbone(IDS, images, MASK)[0], backbone(IDS, other, MASK)[0]
+    assert torch.equal(first[0, :2], second[0, :2]) and torch.equal(first[1], second[1])
+    assert ((first[0, 2:] - second[0, 2:]).abs().amax(dim=1) > 1e-3).all()
+
+
+def test_new_words_keep_the_old_ones(backbone):
+    images = torch.randn(2, 2, 16)
+    with torch.no_grad():
+        before = backbone.logits(backbone(IDS, images, MASK)[0])
+        backbone.extend_vocab(["<seg>", "<box>"])
+        after = backbone.logits(backbone(IDS, images, MASK)[0])
+    assert after.shape[-1] == 22 and backbone.model.config.vocab_size == 22
+    torch.testing.assert_close(after[..., :20], before, atol=1e-6, rtol=0)
+    assert backbone.model.get_input_embeddings().weight.requires_grad
+    assert backbone.model.lm_head.weight is backbone.model.get_input_embeddings().weight
+    with torch.no_grad():
+        assert backbone(torch.tensor([[1, 21]]), None, torch.ones(1, 2))[0].shape == (1, 2, 16)
+
+
+def test_generation_stops_at_the_end_and_fills_up(backbone):
+    images = torch.randn(2, 2, 16)
+    with torch.no_grad():
+        hidden, cache = backbone(IDS, images, MASK, cache=new_cache())
+    last = torch.stack([hidden[0, 5], hidden[1, 3]])
+    free = backbone.generate(_copy(cache), last, MASK, max_new_tokens=9, end_id=-1)
+    assert free.ids.shape == (2, 9) and free.hidden.shape == (2, 9, 16)
+    assert torch.equal(backbone.logits(free.hidden).argmax(dim=-1), free.ids)
+    end_id = int(free.ids[0, 2])
+    stop = free.ids[0].tolist().index(end_id)
+    ended = backbone.generate(_copy(cache), last, MASK, max_new_tokens=9, end_id=end_id)
+    assert (ended.ids[0, stop:] == end_id).all() and torch.equal(ended.ids[0, :stop], free.ids[0, :stop])
+    alone = backbone.generate(_copy(cache), last, MASK, max_new_tokens=1, end_id=end_id)
+    assert alone.ids.shape == (2, 1)
+
+
+def _copy(cache: Cache) -> Cache:
+    return copy.deepcopy(cache)

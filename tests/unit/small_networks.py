@@ -1,0 +1,51 @@
+"""PRS-Med in miniature: all its parts, 32 px, four image tokens; large random weights, so that every input matters."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from prsmed.models.presets import PRESETS, build_network, image_tokens
+from prsmed.models.prs_med import PRSMed
+from prsmed.text.encode import TextEncoder, load_tokenizer
+
+TOKENIZER = Path(__file__).resolve().parents[2] / "models" / "tiny" / "tokenizer.json"
+ROW = {
+    "tokenizer": "tiny",
+    "image_px": 32,
+    "encoder": {
+        "widths": (8, 16, 16, 16),
+        "depths": (1, 1, 1, 1),
+        "heads": (1, 2, 2, 2),
+        "windows": (4, 4, 4, 4),
+        "neck_channels": 16,
+        "skip_stages": (0, 1),
+    },
+    "language": {"width": 32, "layers": 2, "heads": 2, "max_positions": 512},
+    "token_grid_px": 2,
+    "fusion": {"fusion_width": 32, "fusion_map_px": 2, "out_stride": 2, "evidence_cells": 1},
+}
+
+
+def small_text(*, evidence_cells: int = 1) -> TextEncoder:
+    with _preset(evidence_cells):
+        return TextEncoder(load_tokenizer(TOKENIZER), image_tokens=image_tokens("prs_med", "miniature"))
+
+
+def small_network(vocab_size: int, *, evidence_cells: int = 1, seed: int = 0) -> PRSMed:
+    torch.manual_seed(seed)
+    with _preset(evidence_cells):
+        network = build_network("prs_med", "miniature", vocab_size=vocab_size)
+    assert isinstance(network, PRSMed)
+    for part in (network.language.model, network.fusion, network.decoder.head):
+        for parameter in part.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def _preset(evidence_cells: int) -> AbstractContextManager:
+    row = {**ROW, "fusion": {**ROW["fusion"], "evidence_cells": evidence_cells}}
+    return patch.dict(PRESETS, {("prs_med", "miniature"): row})
