@@ -87,7 +87,7 @@ class AskDataset(Dataset):
         cache_rate: float = 1.0,
     ):
         self.data = list(data)
-        load = Lambda(lambda item: load_item(manifest, item, preprocessing))
+        load = Lambda(partial(load_item, manifest, preprocessing=preprocessing))
         self.loaded = CacheDataset(
             self.data, load, cache_rate=cache_rate, num_workers=1, progress=False, copy_cache=False
         )

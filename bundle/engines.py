@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from bundle.data import checked_request
+from prsmed.data.containment import file_inside
 from prsmed.errors import PrsmedError
 from prsmed.models.checkpoints import model_folder
 from prsmed.models.presets import build_network, image_tokens, sizes
@@ -106,7 +107,7 @@ class AnswerInferer(Inferer):
         assert isinstance(network, ImageToMask)
         try:
             request = checked_request(inputs["request"])
-            image = inputs["image_dir"] / request["image"]
+            image = file_inside(inputs["image_dir"], request["image"], "request")
             session = network.predictor.open(image, modality=request["modality"], position=request["position"])
             return session.ask(request["question"]), session.picture
         except PrsmedError as error:

@@ -91,6 +91,7 @@ class Checkpoints:
         """Attach after the validation handler: a checkpoint holds the epoch's own score."""
         self.trainer = trainer
         trainer.add_event_handler(Events.STARTED, self._resume)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._validate_last)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save)
         self.evaluator.add_event_handler(Events.STARTED, self._share_statistics)
         self.evaluator.add_event_handler(Events.COMPLETED, self._judge)
@@ -114,6 +115,12 @@ class Checkpoints:
         if self.patience is not None and self.validations_without_gain >= self.patience:
             logger.info("no better score for %d validations: stopping after epoch %d", self.patience, epoch)
             self.trainer.terminate()
+
+    def _validate_last(self, trainer: Engine) -> None:
+        # Whatever the interval, the last epoch is judged: a run always ends with a best model.
+        epoch = trainer.state.epoch
+        if epoch == trainer.state.max_epochs and self.evaluator.state.epoch != epoch:
+            self.evaluator.run(epoch)
 
     def _save(self, trainer: Engine) -> None:
         if idist.get_rank() > 0:
@@ -152,7 +159,7 @@ class Checkpoints:
 
 
 class Progress:
-    """A progress bar per epoch, and one line when an engine has finished an epoch.
+    """A progress bar for each epoch of an engine, on rank 0.
 
     Args:
         terms: numbers of the last iteration to show beside the bar.

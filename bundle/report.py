@@ -184,6 +184,7 @@ def print_scores(content: Mapping[str, Any], *, title: str) -> None:
             _number(other.get("zone_accuracy")),
         )
     console = Console()
+    console.width = max(console.width, 100)
     console.print(table)
     for name, block in (("model", content), ("baseline", baseline)):
         if not block:

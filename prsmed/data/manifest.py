@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prsmed.data.rows import case_from_json, case_to_json, check_relative_path
+from prsmed.data.containment import file_inside
+from prsmed.data.rows import case_from_json, case_to_json
 from prsmed.errors import DataError, RequestError
 from prsmed.types import SPLITS, Case
 
@@ -86,22 +87,10 @@ class Manifest:
             DataError: the path leaves its root (containment is checked after resolving links), or no file is there.
         """
         who = f"case {case.id}"
-        check_relative_path(relative_path, who)
         root = self.roots.get(case.root)
         if root is None:
             raise DataError(f"{who}: root {case.root!r} is unknown; add it to {ROOTS_FILE}")
-        try:
-            path = (root / relative_path).resolve()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise DataError(f"{who}: {relative_path!r} cannot be resolved ({error}); correct the path") from error
-        if not path.is_relative_to(root):
-            raise DataError(
-                f"{who}: {relative_path} is a link that leads out of root {case.root!r} to {path}; "
-                f"put the file itself there, or name a root in {ROOTS_FILE} that holds it"
-            )
-        if not path.is_file():
-            raise DataError(f"{who}: there is no file {root / relative_path}; restore it or drop the row")
-        return path
+        return file_inside(root, relative_path, who)
 
     def split(self, name: str) -> tuple[Case, ...]:
         """The cases of one split, in file order.

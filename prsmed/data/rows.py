@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from prsmed.data.containment import check_relative_path
 from prsmed.errors import DataError
 from prsmed.types import (
     LATERALITIES,
@@ -108,17 +108,6 @@ def case_from_json(row: Any) -> Case:
         queries=queries,
         source=source,
     )
-
-
-def check_relative_path(path: str, who: str) -> None:
-    """Raise DataError where a path is absolute or contains `..`, in POSIX or Windows spelling."""
-    for flavour in (PurePosixPath(path), PureWindowsPath(path)):
-        if flavour.anchor:
-            raise DataError(f"{who}: {path!r} is an absolute path; name the folder in roots.json, the rest in the row")
-        if ".." in flavour.parts:
-            raise DataError(f"{who}: {path!r} climbs out with '..'; choose a root that holds the file")
-    if "\0" in path:
-        raise DataError(f"{who}: {path!r} contains a null character; correct the path")
 
 
 def _mask_to_json(mask: MaskRef) -> dict[str, Any]:

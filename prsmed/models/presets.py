@@ -26,7 +26,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         },
         "language": {"width": 192, "layers": 3, "heads": 4, "max_positions": 2048},
         "token_grid_px": 4,
-        "fusion": {"fusion_width": 128, "fusion_map_px": 8, "out_stride": 2, "evidence_cells": 2},
+        "fusion": {"fusion_width": 128, "fusion_map_px": 8, "out_stride": 2, "evidence_cells": 4},
     },
 }
 

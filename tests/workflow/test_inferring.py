@@ -37,6 +37,7 @@ def test_a_file_of_questions(trained: Trained, tmp_path: Path, caplog: pytest.Lo
         {"image": picture.image, "question": "Where?"},
         {"image": picture.image, "question": "", "modality": "endoscopy"},
         {"picture": picture.image},
+        {"image": "../secret.png", "question": "Where?", "modality": "ct"},
         {**sliced, "slice": {"axis": "diagonal", "index": 3}},
         {**sliced, "slice": {"axis": "axial", "index": 4000}},
         "Where?",
@@ -54,14 +55,14 @@ def test_a_file_of_questions(trained: Trained, tmp_path: Path, caplog: pytest.Lo
             output_dir=str(tmp_path / "out"),
         )
     folders = sorted((tmp_path / "out").iterdir())
-    assert [folder.name for folder in folders] == [f"{number:04d}" for number in range(8, 14)]
+    assert [folder.name for folder in folders] == [f"{number:04d}" for number in range(9, 15)]
     answers = [json.loads((folder / "answer.json").read_text(encoding="utf-8")) for folder in folders]
     assert [answer["question"] for answer in answers] == [*QUESTIONS, "Where is the brain tumour?"]
     assert answers[-1]["key_slice"] == {"axis": "axial", "index": 3}
     with Image.open(folders[0] / "mask.png") as mask, Image.open(trained.dataset_dir / picture.image) as image:
         assert mask.size == image.size
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert [error.partition(":")[0] for error in errors] == [f"request {number:04d}" for number in range(1, 8)]
+    assert [error.partition(":")[0] for error in errors] == [f"request {number:04d}" for number in range(1, 9)]
 
 
 CONFIGS = {"train": "train", "evaluate": "infer", "inference": "infer"}
