@@ -228,6 +228,16 @@ class Frame:
         return centers_px[None] / sides_px[:, None]
 
 
+def from_center(centers_norm_BM2: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Positions given as shares of the image, as offsets (x, y) from its centre in units of its shorter side.
+
+    A circle around the centre stays a circle, whatever the aspect ratio: zone rules are stated in these units.
+    """
+    sides = torch.tensor([(width, height) for height, width in canonical_hw_px], dtype=torch.float32)
+    scale_B12 = (sides / sides.amin(dim=1, keepdim=True))[:, None].to(centers_norm_BM2)
+    return (centers_norm_BM2 - 0.5) * scale_B12
+
+
 def _resize_CHW(image_CHW: torch.Tensor, hw_px: tuple[int, int]) -> torch.Tensor:
     if tuple(image_CHW.shape[-2:]) == tuple(hw_px):
         return image_CHW

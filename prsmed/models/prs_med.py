@@ -15,6 +15,7 @@ from torch import nn
 from transformers import Cache
 from transformers.utils import ModelOutput
 
+from prsmed.geometry import from_center
 from prsmed.models.encoders import EncodedImage, SegmentationEncoder
 from prsmed.models.fusion import CrossAttentionFusion
 from prsmed.models.language import Generated, LanguageBackbone, new_cache
@@ -67,26 +68,30 @@ class EvidenceSummary(nn.Module):
 
     Attention over the image tokens can work out the same; learning to takes a small language model much longer.
 
-    Shape: prob (B, kinds, M), centers_norm (B, M, 2) -> (B, kinds, D).
+    Shape: prob (B, kinds, M), offsets (B, M, 2) of the cells from the image's centre in units of its shorter side
+        -> (B, kinds, D).
     """
 
     def __init__(self, width: int):
         super().__init__()
-        self.embed = nn.Sequential(nn.Linear(7, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+        self.embed = nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
         self.kinds = nn.Parameter(torch.randn(len(TARGET_KINDS), width))
 
-    def forward(self, prob_BKM: torch.Tensor, centers_norm_BM2: torch.Tensor) -> torch.Tensor:
+    def forward(self, prob_BKM: torch.Tensor, offsets_BM2: torch.Tensor) -> torch.Tensor:
         # Squared: a faint background over many cells must not pull the centre to the middle of the picture.
         weight_BKM = prob_BKM**2
         mass_BK1 = weight_BKM.sum(dim=2, keepdim=True)
         share_BKM = weight_BKM / (mass_BK1 + 1e-3)
-        mean_BK2 = share_BKM @ centers_norm_BM2
-        x, y = centers_norm_BM2[:, None].unbind(dim=-1)
-        second = torch.stack([x * x, y * y, x * y], dim=-1).squeeze(1)
-        products = torch.stack([mean_BK2[..., 0] ** 2, mean_BK2[..., 1] ** 2, mean_BK2.prod(dim=-1)], dim=-1)
-        spread_BK3 = (share_BKM @ second - products) * 10
-        moments = torch.cat([mass_BK1.log1p(), prob_BKM.amax(dim=2, keepdim=True), mean_BK2 * 4 - 2, spread_BK3], dim=2)
-        return self.embed(moments) + self.kinds
+        mean_BK2 = share_BKM @ offsets_BM2
+        distance_BK1 = mean_BK2.norm(dim=2, keepdim=True)
+        x_BK, y_BK = mean_BK2.unbind(dim=2)
+        x_BM, y_BM = offsets_BM2.unbind(dim=2)
+        second_BM3 = torch.stack([x_BM * x_BM, y_BM * y_BM, x_BM * y_BM], dim=2)
+        spread_BK3 = share_BKM @ second_BM3 - torch.stack([x_BK * x_BK, y_BK * y_BK, x_BK * y_BK], dim=2)
+        peak_BK1 = prob_BKM.amax(dim=2, keepdim=True)
+        # Scaled to about one, so that no moment starts out louder than another.
+        moments = [mass_BK1.log1p(), peak_BK1, mean_BK2 * 4, distance_BK1 * 5, spread_BK3 * 10]
+        return self.embed(torch.cat(moments, dim=2)) + self.kinds
 
 
 class PRSMed(nn.Module):
@@ -146,8 +151,9 @@ class PRSMed(nn.Module):
         """Everything that depends on the image alone: maps, image embeddings (B, N, D), evidence logits."""
         encoded = self.encoder(self.encoder.preprocess(image_BCHW, canonical_hw_px))
         frame, grid_px = self.encoder.frame, encoded.features.shape[-1]
-        centers = frame.patch_centers_norm(grid_px, canonical_hw_px).to(encoded.features)
-        tower = [encoded.features, centers.transpose(1, 2).unflatten(2, (grid_px, grid_px))]
+        offsets = from_center(frame.patch_centers_norm(grid_px, canonical_hw_px), canonical_hw_px)
+        offsets = offsets.to(encoded.features).transpose(1, 2).unflatten(2, (grid_px, grid_px))
+        tower = [encoded.features, offsets]
         if self.evidence is None or self.summary is None:
             return encoded, self.language.embed_image(torch.cat(tower, dim=1)), None
         logits = self.evidence(encoded.features)
@@ -155,7 +161,10 @@ class PRSMed(nn.Module):
         inside = (centers < 1).all(dim=2).unflatten(1, logits.shape[-2:])[:, None]
         prob = logits.sigmoid() * inside
         tower.append(F.pixel_unshuffle(prob, logits.shape[-1] // grid_px))
-        tokens = [self.language.embed_image(torch.cat(tower, dim=1)), self.summary(prob.flatten(2), centers)]
+        tokens = [
+            self.language.embed_image(torch.cat(tower, dim=1)),
+            self.summary(prob.flatten(2), from_center(centers, canonical_hw_px)),
+        ]
         evidence_logits = frame.leave(logits, canonical_hw_px, _hw_px(image_BCHW))
         return encoded, torch.cat(tokens, dim=1), evidence_logits
 
