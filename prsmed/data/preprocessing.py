@@ -45,6 +45,23 @@ class ScaleByDtyped(MapTransform):
         return item
 
 
+class ScalePercentilesd(ScaleIntensityRangePercentilesd):
+    """MONAI's `ScaleIntensityRangePercentilesd`, each channel to [0, 1] without exception.
+
+    MONAI leaves a channel unscaled where its two percentiles coincide, as in a picture that is black but for a few
+    pixels; here such a channel is cut to [0, 1] like any other.
+    """
+
+    def __init__(self, keys: str, lower: float, upper: float):
+        super().__init__(keys, lower, upper, b_min=0.0, b_max=1.0, clip=True, channel_wise=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = super().__call__(data)
+        for key in self.key_iterator(item):
+            item[key] = item[key].clamp(0, 1)
+        return item
+
+
 class ToCanonicald(MapTransform):
     """Exactly three channels of float32 in [0, 1], resized so that the long side is `long_side_px`.
 
@@ -77,7 +94,7 @@ TRANSFORMS: dict[str, type] = {
     for cls in (
         Orientationd,
         ScaleIntensityRanged,
-        ScaleIntensityRangePercentilesd,
+        ScalePercentilesd,
         ScaleByDtyped,
         SliceByAxisd,
         Spacingd,

@@ -63,6 +63,9 @@ class EvidenceHead(nn.Module):
         return self.head(features)
 
 
+SURE = 0.8
+
+
 class EvidenceSummary(nn.Module):
     """One image token per kind: how much evidence there is, where its centre lies and how far it spreads.
 
@@ -78,8 +81,10 @@ class EvidenceSummary(nn.Module):
         self.kinds = nn.Parameter(torch.randn(len(TARGET_KINDS), width))
 
     def forward(self, prob_BKM: torch.Tensor, offsets_BM2: torch.Tensor) -> torch.Tensor:
-        # Squared: a faint background over many cells must not pull the centre to the middle of the picture.
-        weight_BKM = prob_BKM**2
+        # Squared odds, alike from 0.8 on: sure cells count the same, and a faint background over many cells does not
+        # pull the centre to the middle of the picture.
+        odds_BKM = prob_BKM / (1 - prob_BKM).clamp(min=1 - SURE)
+        weight_BKM = (odds_BKM / (SURE / (1 - SURE))).clamp(max=1) ** 2
         mass_BK1 = weight_BKM.sum(dim=2, keepdim=True)
         share_BKM = weight_BKM / (mass_BK1 + 1e-3)
         mean_BK2 = share_BKM @ offsets_BM2

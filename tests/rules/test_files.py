@@ -13,8 +13,6 @@ TEXT_SUFFIXES = {".py", ".json", ".toml", ".md", ".txt", ".yml", ".yaml", ".sh",
 MACHINE_TRACES = re.compile(
     r"(?<![\w.~/:)*-])/(?:work|root|home|Users|tmp|mnt|opt)/[\w.-]+"
     r"|\b[A-Z]:\\\\?Users\b"
-    r"|\bfarm[-][a-z]+"
-    r"|\bissues (?:show|list|note|close)\b"
 )
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)|(?:src|href)=\"([^\"]+)\"")

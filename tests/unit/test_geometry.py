@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from prsmed.errors import DataError
-from prsmed.geometry import Frame, Geometry, VolumeFrame, box_center_px, mask_to_box, resize_mask, resize_prob
+from prsmed.geometry import (
+    Frame,
+    Geometry,
+    VolumeFrame,
+    box_center_px,
+    from_center,
+    mask_to_box,
+    resize_mask,
+    resize_prob,
+)
 from prsmed.types import SLICE_AXES
 from tests.unit.orientations import AFFINES, SHAPE_IJK, SIZES_RAS_MM, world_ras
 
@@ -191,3 +200,10 @@ def test_boxes_are_half_open():
     assert mask_to_box(mask) == (3, 2, 7, 5)
     assert box_center_px((3, 2, 7, 5)) == (5.0, 3.5)
     assert mask_to_box(np.zeros((4, 4), bool)) is None
+
+
+def test_offsets_from_the_center_are_in_units_of_the_shorter_side():
+    """By hand: in a picture of 100 x 200, three quarters along a row is 50 px off the centre, half a short side."""
+    centers = torch.tensor([[[0.75, 0.5], [0.5, 0.0]], [[0.75, 0.5], [0.5, 0.0]]])
+    offsets = from_center(centers, [(100, 200), (200, 100)])
+    assert offsets.tolist() == [[[0.5, 0.0], [0.0, -0.5]], [[0.25, 0.0], [0.0, -1.0]]]

@@ -79,7 +79,7 @@ def test_a_constant_picture_is_black_or_its_own_value_not_nan(preprocessing):
 
 @pytest.mark.parametrize("modality", ["mri", "x-ray"])
 def test_percentiles_of_a_picture(preprocessing, steps, modality):
-    step = _step(steps, "ScaleIntensityRangePercentilesd", modality)
+    step = _step(steps, "ScalePercentilesd", modality)
     array = np.random.default_rng(1).integers(0, 4000, size=(SIDE_PX, SIDE_PX, 1)).astype(np.uint16)
     low, high = np.percentile(array, [step["lower"], step["upper"]])
     image, _ = preprocessing(SourceImage(array), modality=modality)
@@ -97,7 +97,7 @@ def test_ct_volumes_are_cut_to_the_window(preprocessing, steps):
 
 
 def test_mri_volumes_are_scaled_by_the_percentiles_of_the_whole_volume(preprocessing, steps):
-    step = _step(steps, "ScaleIntensityRangePercentilesd", "mri")
+    step = _step(steps, "ScalePercentilesd", "mri")
     volume = np.random.default_rng(2).gamma(2.0, 100.0, size=(SIDE_PX, SIDE_PX, 3)).astype(np.float32)
     volume[..., 2] *= 3
     low, high = np.percentile(volume, [step["lower"], step["upper"]])
@@ -150,3 +150,11 @@ def test_a_volume_needs_a_slice_that_it_has(preprocessing):
         preprocessing(volume, modality="ct")
     with pytest.raises(DataError, match="no slice 3"):
         preprocessing(volume, modality="ct", position=SliceRef("axial", 3))
+
+
+def test_a_picture_that_is_black_but_for_a_few_pixels_is_scaled_too(preprocessing):
+    """Both percentiles are 0 then; MONAI's own transform would hand the grey values on as they are."""
+    picture = np.zeros((64, 64, 1), np.uint8)
+    picture[3, 4] = 5
+    image, _ = preprocessing(SourceImage(picture, path="a.png"), modality="mri")
+    assert float(image.min()) == 0 and 0 < float(image.max()) <= 1
