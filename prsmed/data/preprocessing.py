@@ -58,7 +58,7 @@ class ScalePercentilesd(ScaleIntensityRangePercentilesd):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = super().__call__(data)
         for key in self.key_iterator(item):
-            item[key] = item[key].clamp(0, 1)
+            item[key] = torch.as_tensor(item[key]).clamp(0, 1)
         return item
 
 
