@@ -85,6 +85,7 @@ class Checkpoints:
         self.tracker = tracker
         self.best_score = float("-inf")
         self.best_epoch = 0
+        self.judged_epoch = 0
         self.validations_without_gain = 0
 
     def attach(self, trainer: Engine) -> None:
@@ -104,7 +105,7 @@ class Checkpoints:
 
     def _judge(self, engine: Engine) -> None:
         score = engine.state.metrics[self.score]
-        epoch = self.trainer.state.epoch
+        epoch = self.judged_epoch = self.trainer.state.epoch
         if score > self.best_score:
             self.best_score, self.best_epoch, self.validations_without_gain = score, epoch, 0
             if idist.get_rank() == 0:
@@ -119,7 +120,7 @@ class Checkpoints:
     def _validate_last(self, trainer: Engine) -> None:
         # Whatever the interval, the last epoch is judged: a run always ends with a best model.
         epoch = trainer.state.epoch
-        if epoch == trainer.state.max_epochs and self.evaluator.state.epoch != epoch:
+        if epoch == trainer.state.max_epochs and self.judged_epoch != epoch:
             self.evaluator.run(epoch)
 
     def _save(self, trainer: Engine) -> None:

@@ -46,7 +46,7 @@ def test_the_resolved_settings_are_kept(trained: Trained) -> None:
     settings = json.loads((trained.folder / "config.json").read_text())
     assert (settings["max_epochs"], settings["batch_size"], settings["val_interval"]) == (3, 6, 1)
     assert settings["dataset_dir"] == str(trained.dataset_dir)
-    assert settings["stages"][0]["trainable"] == ["*"]
+    assert settings["stages"][-1]["trainable"] == ["*"]
     assert not [value for value in settings.values() if isinstance(value, str) and value.startswith(("@", "$", "%"))]
 
 
