@@ -1,4 +1,4 @@
-"""Scoring answers during validation and evaluation, on the grid of the source picture, with any number of processes."""
+"""From predictions to scored rows, on the grid of the source picture, with any number of processes."""
 
 from __future__ import annotations
 
@@ -12,52 +12,165 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from prsmed.data.manifest import Manifest
+from prsmed.data.predictions import Prediction
+from prsmed.data.slicing import volume_frame
 from prsmed.data.writers.picture import draw_overlay, to_display
-from prsmed.metrics.answers import ScoreRow, dice_iou, flat_metrics, score_text, selection_score, summarise
-from prsmed.predictor import RawAnswers, contradictions_of, decide, described_zones
+from prsmed.metrics.masks import MaskMetric, Tolerance
+from prsmed.metrics.protocol import protocol_scores
+from prsmed.metrics.rows import MaskScores, ScoreRow
+from prsmed.metrics.summary import flat_metrics, selection_score, summarise
+from prsmed.predictor import RawAnswers, contradictions_of, decide, described_zones, soft_mask
 from prsmed.samples import Item, findings_of, truth_of
+from prsmed.text.parse import parse_position, zones_match
 from prsmed.types import AnswerObject
 
 
-def score_answer(
-    item: Item,
-    *,
-    index: int,
-    question: str,
-    thing: AnswerObject,
-    model_text: str,
-    truth_HW: np.ndarray,
-    zone_rule: str,
-) -> ScoreRow:
-    """One row: what was said and drawn against the true mask of the source picture."""
+class Truths:
+    """The true masks of items, kept packed once read: reading them again at every validation is what would cost."""
+
+    def __init__(self, manifest: Manifest, items: Sequence[Item]):
+        self.manifest, self.items = manifest, items
+        self._kept: dict[int, tuple[np.ndarray, tuple[int, ...], tuple[float, float] | None]] = {}
+
+    def __call__(self, index: int) -> tuple[np.ndarray, tuple[float, float] | None]:
+        """True mask (bool, H W) of an item on the grid of its source picture, and the size of a pixel where known."""
+        if index not in self._kept:
+            item = self.items[index]
+            image, mask_HW = truth_of(self.manifest, item)
+            is_slice = item.slice is not None and image.is_volume
+            spacing_hw_mm = volume_frame(image, item.slice).spacing_hw_mm if is_slice else None
+            self._kept[index] = (np.packbits(mask_HW), mask_HW.shape, spacing_hw_mm)
+        packed, shape, spacing_hw_mm = self._kept[index]
+        mask_HW = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+        return mask_HW, spacing_hw_mm
+
+
+class Scorer:
+    """Scores predictions one by one; `rows` joins what all processes have scored.
+
+    Args:
+        items, truths: what was asked, and what is true.
+        thresholds: `mask` and `presence`.
+        zone_rule: names positions.
+        tolerance: of the surface Dice.
+        protocol: also score by the authors' protocol, from the soft maps.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        truths: Truths,
+        *,
+        thresholds: Mapping[str, float],
+        zone_rule: str,
+        tolerance: Tolerance | None = None,
+        protocol: bool = False,
+    ):
+        self.items, self.truths = items, truths
+        self.thresholds, self.zone_rule, self.protocol = thresholds, zone_rule, protocol
+        self.masks = MaskMetric(tolerance or Tolerance())
+        self._words: dict[int, dict[str, Any]] = {}
+
+    def reset(self) -> None:
+        """Forget everything but the truths."""
+        self.masks.reset()
+        self._words = {}
+
+    def add(self, index: int, prediction: Prediction) -> AnswerObject:
+        """Score the answer to one item, and say what was decided."""
+        item = self.items[index]
+        truth_HW, spacing_hw_mm = self.truths(index)
+        thing = decide(
+            prediction.soft_HW,
+            prediction.presence_prob,
+            kind=item.target.kind,
+            thresholds=self.thresholds,
+            zone_rule=self.zone_rule,
+            spacing_hw_mm=spacing_hw_mm,
+        )
+        self.masks(
+            y_pred=[torch.from_numpy(thing.mask)[None]],
+            y=[torch.from_numpy(truth_HW)[None]],
+            index=[index],
+            spacing_hw_mm=[spacing_hw_mm],
+        )
+        self._words[index] = {
+            **_facts(item, truth_HW, zone_rule=self.zone_rule),
+            **_statement(item, thing, prediction, truth_HW, zone_rule=self.zone_rule),
+        }
+        if self.protocol and truth_HW.any():
+            scores = protocol_scores(prediction.soft_HW, truth_HW)
+            self._words[index] |= {"protocol_dice": scores.dice, "protocol_iou": scores.iou}
+        return thing
+
+    def rows(self) -> list[ScoreRow]:
+        """All rows of all processes in the order of the items; every process gets them all, once each."""
+        masks: dict[int, MaskScores] = self.masks.aggregate()
+        gathered = string_list_all_gather([json.dumps({"index": index, **row}) for index, row in self._words.items()])
+        words = {row["index"]: row for row in map(json.loads, gathered)}
+        return [ScoreRow.from_json({**words[index], "mask": vars(masks[index])}) for index in sorted(words)]
+
+
+def _facts(item: Item, truth_HW: np.ndarray, *, zone_rule: str) -> dict[str, Any]:
     findings = findings_of(truth_HW, item.target.kind, zone_rule=zone_rule)
-    zones_truth = described_zones(findings)
-    dice, iou = dice_iou(thing.mask, truth_HW)
-    return ScoreRow(
-        index=index,
-        key=item.key,
-        modality=item.case.modality or "",
-        dataset=item.case.dataset,
-        target=item.target.name,
-        kind=item.target.kind,
-        group=item.case.group,
-        present=bool(truth_HW.any()),
-        dice=dice,
-        iou=iou,
-        presence_prob=thing.presence_prob,
-        says_present=thing.present,
-        mask_is_empty=not thing.mask.any(),
-        zones_truth=zones_truth if len(findings) <= 2 else (),
-        border_ambiguous=any(finding.border_ambiguous for finding in findings),
-        contradiction=bool(contradictions_of(model_text, thing, target=item.target.name)),
-        question=question,
-        model_text=model_text,
-        **score_text(model_text, zones_truth, target=item.target.name, present=bool(findings)),
+    return {
+        "key": item.key,
+        "group": item.case.group,
+        "modality": item.case.modality or "",
+        "dataset": item.case.dataset,
+        "target": item.target.name,
+        "kind": item.target.kind,
+        "probe": item.probe,
+        "base": item.base,
+        "present": bool(truth_HW.any()),
+        "zones_truth": described_zones(findings) if len(findings) <= 2 else (),
+        "border_ambiguous": any(finding.border_ambiguous for finding in findings),
+    }
+
+
+def _statement(
+    item: Item, thing: AnswerObject, prediction: Prediction, truth_HW: np.ndarray, *, zone_rule: str
+) -> dict[str, Any]:
+    truth = described_zones(findings_of(truth_HW, item.target.kind, zone_rule=zone_rule))
+    shown = described_zones(thing.findings)
+    text = prediction.model_text
+    parsed = parse_position(text, target=item.target.name) if text is not None else None
+    if parsed is None:
+        right = False
+    elif not truth:
+        right = parsed.kind == "none"
+    else:
+        right = parsed.kind == "positions" and zones_match(parsed, truth)
+    return {
+        "question": prediction.question,
+        "query_kind": prediction.query_kind,
+        "presence_prob": thing.presence_prob,
+        "says_present": thing.present,
+        "mask_is_empty": not thing.mask.any(),
+        "zones_mask": shown,
+        "rule_right": sorted(shown) == sorted(truth),
+        "model_text": text or "",
+        "text_kind": parsed.kind if parsed else "silent",
+        "zones_text": tuple(parsed.zones) if parsed else (),
+        "zones_right": bool(right),
+        "contradiction": text is not None and bool(contradictions_of(text, thing, target=item.target.name)),
+    }
+
+
+def prediction_of(raw: RawAnswers, batch: Mapping[str, Any], row: int) -> Prediction:
+    """One row of a batch of answers, ready to be stored or scored."""
+    return Prediction(
+        key=batch["key"][row],
+        question=batch["question"][row],
+        query_kind=batch["query_kind"][row],
+        soft_HW=soft_mask(raw.mask_prob[row], batch["geometry"][row]),
+        presence_prob=round(float(raw.presence_prob[row]), 4),
+        model_text=raw.texts[row] if raw.texts is not None else None,
     )
 
 
 class ScoreHandler:
-    """Scores every answer of an evaluator and puts flat metrics into `engine.state.metrics`.
+    """Scores every answer of a validating evaluator and puts flat metrics into `engine.state.metrics`.
 
     Args:
         items, manifest: what the evaluator's dataset asks, in its order.
@@ -65,7 +178,7 @@ class ScoreHandler:
         pictures: how many overlays to keep per modality.
         prefix: of the metric names.
 
-    After an epoch `scores` (see `prsmed.metrics.answers.summarise`), `rows` and `pictures` are set.
+    After an epoch `scores` (see `prsmed.metrics.summary`), `rows` and `pictures` are set.
     """
 
     def __init__(
@@ -78,14 +191,13 @@ class ScoreHandler:
         pictures: int = 1,
         prefix: str = "val",
     ):
-        self.items, self.manifest = items, manifest
-        self.thresholds, self.zone_rule = thresholds, zone_rule
+        self.truths = Truths(manifest, items)
+        self.scorer = Scorer(items, self.truths, thresholds=thresholds, zone_rule=zone_rule)
         self.prefix = prefix
         self.pictures_per_modality = pictures
         self.rows: list[ScoreRow] = []
         self.scores: dict[str, Any] = {}
         self.pictures: dict[str, np.ndarray] = {}
-        self._truths: dict[int, np.ndarray] = {}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
@@ -93,63 +205,38 @@ class ScoreHandler:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
-        self.rows, self.pictures = [], {}
-
-    def truth(self, index: int) -> np.ndarray:
-        # Masks are small once packed; reading them again at every validation is what would cost.
-        if index not in self._truths:
-            mask_HW = truth_of(self.manifest, self.items[index])[1]
-            self._truths[index] = np.array([mask_HW.shape, np.packbits(mask_HW)], dtype=object)
-        shape, packed = self._truths[index]
-        return np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+        self.pictures = {}
+        self.scorer.reset()
 
     def _score_batch(self, engine: Engine) -> None:
         batch, raw = engine.state.batch, engine.state.output["pred"]
         assert isinstance(raw, RawAnswers)
         for row, index in enumerate(batch["index"].tolist()):
-            item, geometry = self.items[index], batch["geometry"][row]
-            thing = decide(
-                raw.mask_prob[row],
-                float(raw.presence_prob[row]),
-                geometry,
-                kind=item.target.kind,
-                thresholds=self.thresholds,
-                zone_rule=self.zone_rule,
-            )
-            truth_HW = self.truth(index)
-            scored = score_answer(
-                item,
-                index=index,
-                question=batch["question"][row],
-                thing=thing,
-                model_text=raw.texts[row],
-                truth_HW=truth_HW,
-                zone_rule=self.zone_rule,
-            )
-            self.rows.append(scored)
-            self._keep_picture(batch["image"][row], geometry, scored, thing, truth_HW)
-
-    def _keep_picture(self, image_CHW: torch.Tensor, geometry, row: ScoreRow, thing: AnswerObject, truth_HW) -> None:
-        taken = sum(name.startswith(f"{row.modality}-") for name in self.pictures)
-        if taken >= self.pictures_per_modality:
-            return
-        height, width = geometry.canonical_hw_px
-        picture = to_display(image_CHW[:, :height, :width].cpu().numpy())
-        self.pictures[f"{row.modality}-{taken}"] = draw_overlay(
-            picture,
-            mask_HW=geometry.mask_to_canonical(thing.mask),
-            truth_HW=geometry.mask_to_canonical(truth_HW),
-            caption=[f"Q: {row.question}", f"A: {row.model_text}", f"Dice {row.dice:.2f}"],
-        )
+            prediction = prediction_of(raw, batch, row)
+            thing = self.scorer.add(index, prediction)
+            modality = batch["modality"][row]
+            taken = sum(name.startswith(f"{modality}-") for name in self.pictures)
+            if taken < self.pictures_per_modality:
+                self.pictures[f"{modality}-{taken}"] = overlay(
+                    batch["image"][row], batch["geometry"][row], prediction, thing.mask, self.truths(index)[0]
+                )
 
     def _finish(self, engine: Engine) -> None:
-        gathered = string_list_all_gather([json.dumps(row.to_json()) for row in self.rows])
-        by_index = {row["index"]: row for row in map(json.loads, gathered)}
-        tuples = ("zones_truth", "zones_text")
-        self.rows = [
-            ScoreRow(**{name: tuple(value) if name in tuples else value for name, value in by_index[index].items()})
-            for index in sorted(by_index)
-        ]
-        self.scores = summarise(self.rows)
+        self.rows = self.scorer.rows()
+        self.scores = summarise(self.rows, intervals=None)
         engine.state.metrics.update(flat_metrics(self.scores, self.prefix))
         engine.state.metrics[f"{self.prefix}/selection"] = selection_score(self.scores)
+
+
+def overlay(
+    image_CHW: torch.Tensor, geometry: Any, prediction: Prediction, mask_HW: np.ndarray, truth_HW: np.ndarray
+) -> np.ndarray:
+    """The canonical picture with prediction, truth, question and answer on it."""
+    height, width = geometry.canonical_hw_px
+    said = "(no words)" if prediction.model_text is None else prediction.model_text
+    return draw_overlay(
+        to_display(image_CHW[:, :height, :width].cpu().numpy()),
+        mask_HW=geometry.mask_to_canonical(mask_HW),
+        truth_HW=geometry.mask_to_canonical(truth_HW),
+        caption=[f"Q: {prediction.question}", f"A: {said}"],
+    )

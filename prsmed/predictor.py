@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from prsmed.data.predictions import to_soft
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.data.readers import read_image
 from prsmed.errors import RequestError
@@ -40,13 +41,13 @@ class RawAnswers:
     Attributes:
         mask_prob: float32 (K, 1, H, W) on the batch's canonical grid.
         presence_prob: float32 (K,).
-        texts: the greedy sentences.
+        texts: the greedy sentences; None from a network without words.
         timings_s: seconds for the mask and for the words.
     """
 
     mask_prob: torch.Tensor
     presence_prob: torch.Tensor
-    texts: list[str]
+    texts: list[str] | None
     timings_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -77,25 +78,34 @@ def answer_batch(
 
 
 def decide(
-    mask_prob_1HW: torch.Tensor,
-    presence_prob: float,
-    geometry: Geometry,
+    soft_HW: np.ndarray,
+    presence_prob: float | None,
     *,
     kind: str,
     thresholds: Mapping[str, float],
     zone_rule: str,
+    spacing_hw_mm: tuple[float, float] | None = None,
 ) -> AnswerObject:
     """From probabilities to a statement; below the presence threshold the mask is empty, whatever it was.
 
     Args:
-        mask_prob_1HW: on the (padded) canonical grid.
+        soft_HW: uint8 mask probabilities (`to_soft`) on the grid of the source picture.
+        presence_prob: None for a system that only draws: what it draws is there.
         thresholds: `mask` and `presence`.
     """
-    present = presence_prob >= thresholds["presence"]
-    prob_HW = geometry.prob_to_slice(mask_prob_1HW[0].cpu()).numpy()
-    mask_HW = (prob_HW >= thresholds["mask"]) & present
-    findings = findings_of(mask_HW, kind, zone_rule=zone_rule, spacing_hw_mm=geometry.spacing_hw_mm)
-    return AnswerObject(mask_HW, mask_to_box(mask_HW), bool(present), float(presence_prob), findings)
+    mask_HW = soft_HW >= thresholds["mask"] * 255
+    if presence_prob is None:
+        presence_prob, present = float(soft_HW.max()) / 255, bool(mask_HW.any())
+    else:
+        present = bool(presence_prob >= thresholds["presence"])
+    mask_HW &= present
+    findings = findings_of(mask_HW, kind, zone_rule=zone_rule, spacing_hw_mm=spacing_hw_mm)
+    return AnswerObject(mask_HW, mask_to_box(mask_HW), present, float(presence_prob), findings)
+
+
+def soft_mask(mask_prob_1HW: torch.Tensor, geometry: Geometry) -> np.ndarray:
+    """A predicted mask as it is stored and decided on: uint8, from the (padded) canonical grid to the picture's."""
+    return to_soft(geometry.prob_to_slice(mask_prob_1HW[0].float().cpu()).numpy())
 
 
 def contradictions_of(model_text: str, thing: AnswerObject, *, target: str) -> list[str]:
@@ -191,12 +201,7 @@ class Predictor:
 
     def model_record(self) -> dict[str, Any]:
         """Name, version, weights' hash and licence, for the answer."""
-        return {
-            "name": self.info.get("name", self.info["preset"]),
-            "version": self.info.get("version"),
-            "weights_sha256": self.info["weights"]["sha256"],
-            "licence": self.info.get("licence"),
-        }
+        return model_record(self.info)
 
     def name_target(self, question: str) -> tuple[str, str, list[str]]:
         """The target a question names, its kind, and a warning where the model was not trained on it."""
@@ -208,6 +213,16 @@ class Predictor:
             return best, known[best], []
         warning = f"the question names none of the targets this model was trained on ({', '.join(sorted(known))})"
         return "finding", "lesion", [warning]
+
+
+def model_record(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, version, weights' hash and licence of a model folder, from its `model.json`."""
+    return {
+        "name": info.get("name", info["preset"]),
+        "version": info.get("version"),
+        "weights_sha256": info["weights"]["sha256"],
+        "licence": info.get("licence"),
+    }
 
 
 class Session:
@@ -250,13 +265,14 @@ class Session:
         )
         target, kind, warnings = predictor.name_target(question)
         thing = decide(
-            raw.mask_prob[0],
+            soft_mask(raw.mask_prob[0], self.geometry),
             float(raw.presence_prob[0]),
-            self.geometry,
             kind=kind,
             thresholds=predictor.thresholds,
             zone_rule=predictor.zone_rule,
+            spacing_hw_mm=self.geometry.spacing_hw_mm,
         )
+        assert raw.texts is not None
         from_rule = rule_text(thing.findings, target=target, modality=self.modality)
         contradictions = contradictions_of(raw.texts[0], thing, target=target)
         if self.modality not in predictor.info.get("modalities", MODALITIES):

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from skimage import measure
 
+from prsmed.data.edits import EDITS
 from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.data.readers import read_image, read_target
@@ -16,7 +18,7 @@ from prsmed.data.slicing import choose_slices, volume_frame
 from prsmed.errors import DataError
 from prsmed.text.encode import TextEncoder, pad_batch
 from prsmed.text.findings import find
-from prsmed.text.templates import TemplateBank
+from prsmed.text.templates import TemplateBank, rule_text
 from prsmed.types import MODALITIES, TARGET_KINDS, Case, Finding, SliceRef, SourceImage, Target
 
 ASKS_WHERE = ("position", "location")
@@ -25,15 +27,34 @@ ASKS_WHERE = ("position", "location")
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to ask: a target of a case, and for a volume the slice to look at."""
+    """One thing to ask: a target of a case, and for a volume the slice to look at.
+
+    The fields below these make it a probe: a question of a gate, on an item's picture (see `prsmed.probes`).
+
+    Attributes:
+        probe, base: the probe's name, and the key of the item it was made from; "" for an ordinary item.
+        number: tells probes of one name and one base apart.
+        question: asked instead of a template.
+        edit: what is done to the picture, a name in `EDITS`.
+        only_zone, zone_rule: only what lies in this zone, by this rule, is true.
+    """
 
     case: Case
     target: Target
     slice: SliceRef | None
+    probe: str = ""
+    base: str = ""
+    number: int = 0
+    question: str | None = None
+    edit: str | None = None
+    only_zone: str | None = None
+    zone_rule: str = ""
 
     @property
     def key(self) -> str:
         """A name that is unique in its manifest."""
+        if self.probe:
+            return f"{self.base}#{self.probe}{self.number or ''}"
         where = f"@{self.slice.axis}{self.slice.index}" if self.slice else ""
         return f"{self.case.id}/{self.target.id}{where}"
 
@@ -67,12 +88,24 @@ def items_of(manifest: Manifest, split: str, *, slices: Mapping[str, Any]) -> li
 
 
 def truth_of(manifest: Manifest, item: Item) -> tuple[SourceImage, np.ndarray]:
-    """The source image, and the true mask (bool, H W) on the grid of the picture that is shown."""
+    """The source image as stored, and the true mask (bool, H W) of the picture that is shown, after the item's edit."""
     image = read_image(manifest.resolve(item.case, item.case.image))
     mask = read_target(manifest, item.case, item.target, image)
     if item.slice is not None and image.is_volume:
         mask = volume_frame(image, item.slice).take(mask)
+    if item.edit is not None:
+        mask = EDITS[item.edit].mask(mask)
+    if item.only_zone is not None:
+        mask = _regions_in(mask, item.only_zone, zone_rule=item.zone_rule)
     return image, mask
+
+
+def _regions_in(mask_HW: np.ndarray, zone: str, *, zone_rule: str) -> np.ndarray:
+    """The connected regions of a mask that lie in a zone."""
+    labels_HW = measure.label(mask_HW, connectivity=2)
+    regions = [labels_HW == label for label in range(1, int(labels_HW.max()) + 1)]
+    inside = [region for region in regions if find(region, zone_rule=zone_rule)[0].zone == zone]
+    return np.logical_or.reduce(inside) if inside else np.zeros_like(mask_HW)
 
 
 def findings_of(
@@ -86,24 +119,26 @@ def load_item(manifest: Manifest, item: Item, preprocessing: Preprocessing) -> d
     """The part of a sample that is the same in every epoch: canonical image and label, without padding.
 
     Returns:
-        image float32 (3, h, w) in [0, 1]; label float32 (1, h, w); geometry; and the facts of the item.
+        image float32 (3, h, w) in [0, 1] and label float32 (1, h, w), both after the item's edit; geometry; `asked`,
+        the item's own question or None; and the facts of the item.
     """
     source, mask = truth_of(manifest, item)
     assert item.case.modality is not None
     image, geometry = preprocessing(source, modality=item.case.modality, position=item.slice)
-    label = torch.from_numpy(geometry.mask_to_canonical(mask).astype(np.float32))[None]
+    canonical_mask = geometry.mask_to_canonical(mask)
+    if item.edit is not None:
+        image = EDITS[item.edit].picture(image, canonical_mask)
     return {
         "image": image,
-        "label": label,
+        "label": torch.from_numpy(canonical_mask.astype(np.float32))[None],
         "geometry": geometry,
         "modality": item.case.modality,
         "target": item.target.name,
         "kind": item.target.kind,
         "laterality": item.target.laterality or "",
+        "asked": item.question,
         "queries": [
-            query.question
-            for query in item.case.queries
-            if item.target.id in query.target_ids and query.kind in ASKS_WHERE
+            query for query in item.case.queries if item.target.id in query.target_ids and query.kind in ASKS_WHERE
         ],
         "key": item.key,
     }
@@ -122,17 +157,22 @@ def add_text(
     """Question, answer and their ids, made from the label as it is now, after any flip or shift.
 
     A case's own questions are used beside the templates; the answer always comes from the mask, so that words and
-    pixels cannot disagree.
+    pixels cannot disagree. A probe's question is asked as it is. `query_kind` says where the question came from:
+    "template", "probe", or the kind of the case's own question.
     """
     sample = dict(sample)
     mask = sample["label"][0].numpy() > 0.5
     findings = findings_of(mask, sample["kind"], zone_rule=zone_rule)
-    turn = bank.question(split, target=sample["target"], modality=sample["modality"], rng=rng)
-    question = turn.question
-    if sample["queries"] and rng.random() < 0.5:
-        question = sample["queries"][int(rng.integers(len(sample["queries"])))]
-    sample["question"] = question
-    sample["answer"] = bank.answer(turn.template_id, target=sample["target"], findings=findings)
+    if sample["asked"] is not None:
+        sample["question"], sample["query_kind"] = sample["asked"], "probe"
+        sample["answer"] = rule_text(findings, target=sample["target"])
+    else:
+        turn = bank.question(split, target=sample["target"], modality=sample["modality"], rng=rng)
+        sample["question"], sample["query_kind"] = turn.question, "template"
+        if sample["queries"] and rng.random() < 0.5:
+            query = sample["queries"][int(rng.integers(len(sample["queries"])))]
+            sample["question"], sample["query_kind"] = query.question, query.kind
+        sample["answer"] = bank.answer(turn.template_id, target=sample["target"], findings=findings)
     sample["encoded"] = text.encode(sample["question"], sample["answer"] if answers else None)
     return sample
 
@@ -142,8 +182,8 @@ def collate(samples: Sequence[Mapping[str, Any]], *, pad_id: int) -> dict[str, A
 
     Returns:
         image (B, 3, H, W) float32; label, valid (K, 1, H, W) float32; obj_image, modality_index, kind_index (K,) long;
-        present (K,) float32; input_ids, attention_mask, prompt_mask, target_ids (K, T); geometry, question, answer,
-        key, modality, target, kind as lists of K. Here every image has one object: K = B.
+        present (K,) float32; input_ids, attention_mask, prompt_mask, target_ids (K, T); geometry, question, query_kind,
+        answer, key, modality, target, kind as lists of K. Here every image has one object: K = B.
     """
     height = max(sample["image"].shape[1] for sample in samples)
     width = max(sample["image"].shape[2] for sample in samples)
@@ -169,5 +209,6 @@ def collate(samples: Sequence[Mapping[str, Any]], *, pad_id: int) -> dict[str, A
         "present": label.flatten(1).amax(dim=1),
         "index": torch.tensor([sample.get("index", -1) for sample in samples]),
         **pad_batch([sample["encoded"] for sample in samples], pad_id),
+        "query_kind": [sample.get("query_kind", "") for sample in samples],
         **{name: [sample[name] for sample in samples] for name in names},
     }

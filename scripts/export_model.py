@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from prsmed.models.checkpoints import INFO_FILE, save_model, sha256_of, verified_file, write_atomically
+from prsmed.data.writers.text import write_atomically
+from prsmed.models.checkpoints import INFO_FILE, save_model, sha256_of, verified_file
 from prsmed.predictor import Predictor
 
 PLAIN_NAMES = {"weights": "model.safetensors", "tokenizer": "tokenizer.json"}

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from prsmed.data.writers.text import write_atomically
 from prsmed.errors import CheckpointError
 
 INFO_FILE = "model.json"
@@ -139,14 +140,6 @@ def verified_file(folder: Path, key: str) -> Path:
     if sha256_of(path) != info[key]["sha256"]:
         raise CheckpointError(f"{path}: sha256 differs from {INFO_FILE}; the file is damaged or was exchanged")
     return path
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    _flush_to_disk(temporary)
-    os.replace(temporary, path)
 
 
 def _add(folder: Path, stem: str, suffix: str, write: Callable[[Path], Any]) -> dict[str, str]:

@@ -67,7 +67,8 @@ SURE = 0.8
 
 
 class EvidenceSummary(nn.Module):
-    """One image token per kind: how much evidence there is, where its centre lies and how far it spreads.
+    """One image token per kind: how much evidence there is, where its centre lies, how far it spreads, also beside one
+    disc of the same mass.
 
     Attention over the image tokens can work out the same; learning to takes a small language model much longer.
 
@@ -77,7 +78,7 @@ class EvidenceSummary(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.embed = nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+        self.embed = nn.Sequential(nn.Linear(9, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
         self.kinds = nn.Parameter(torch.randn(len(TARGET_KINDS), width))
 
     def forward(self, prob_BKM: torch.Tensor, offsets_BM2: torch.Tensor) -> torch.Tensor:
@@ -94,8 +95,12 @@ class EvidenceSummary(nn.Module):
         second_BM3 = torch.stack([x_BM * x_BM, y_BM * y_BM, x_BM * y_BM], dim=2)
         spread_BK3 = share_BKM @ second_BM3 - torch.stack([x_BK * x_BK, y_BK * y_BK, x_BK * y_BK], dim=2)
         peak_BK1 = prob_BKM.amax(dim=2, keepdim=True)
+        # One disc of this mass spreads by area / 2 pi; much more than that is two things, or none in particular.
+        cell_area_B11 = ((offsets_BM2[:, 1] - offsets_BM2[:, 0]) ** 2).sum(dim=1)[:, None, None]
+        disc_BK1 = mass_BK1 * cell_area_B11 / (2 * torch.pi)
+        scatter_BK1 = ((spread_BK3[..., :2].sum(dim=2, keepdim=True) + 1e-4) / (disc_BK1 + 1e-4)).log()
         # Scaled to about one, so that no moment starts out louder than another.
-        moments = [mass_BK1.log1p(), peak_BK1, mean_BK2 * 4, distance_BK1 * 5, spread_BK3 * 10]
+        moments = [mass_BK1.log1p(), peak_BK1, mean_BK2 * 4, distance_BK1 * 5, spread_BK3 * 10, scatter_BK1]
         return self.embed(torch.cat(moments, dim=2)) + self.kinds
 
 

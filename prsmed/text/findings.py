@@ -44,7 +44,7 @@ def find(
     rule_id = get_rule(zone_rule).id
     if min_area_px is None:
         min_area_px = default_min_area_px(mask_HW.shape)
-    labels_HW, kept = _components(mask_HW, min_area_px)
+    labels_HW, kept = components(mask_HW, min_area_px)
     if kept and not per_component:
         return [_finding(np.isin(labels_HW, kept), rule_id, spacing_hw_mm, prob_HW)]
     return [_finding(labels_HW == label, rule_id, spacing_hw_mm, prob_HW) for label in kept]
@@ -55,7 +55,7 @@ def default_min_area_px(image_hw_px: tuple[int, ...]) -> int:
     return max(8, round(1e-4 * image_hw_px[0] * image_hw_px[1]))
 
 
-def _components(mask_HW: np.ndarray, min_area_px: int) -> tuple[np.ndarray, list[int]]:
+def components(mask_HW: np.ndarray, min_area_px: int) -> tuple[np.ndarray, list[int]]:
     """Every pixel's component, and the components that count: largest first, equal ones in reading order."""
     labels_HW = measure.label(mask_HW, connectivity=2)
     areas_px = np.bincount(labels_HW.ravel())

@@ -9,7 +9,13 @@ from pathlib import Path
 from tests.rules.imports import imported_names
 
 # Where the import's name is not the distribution's.
-DISTRIBUTIONS = {"PIL": "pillow", "ignite": "pytorch-ignite", "skimage": "scikit-image", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "ignite": "pytorch-ignite",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 OWN = {"prsmed", "bundle", "scripts", "tests"}
 
 

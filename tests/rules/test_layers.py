@@ -15,7 +15,8 @@ FLOORS = (
     ("prsmed.data", "prsmed.text"),
     ("prsmed.models",),
     ("prsmed.samples", "prsmed.losses", "prsmed.metrics"),
-    ("prsmed.predictor",),
+    ("prsmed.probes",),
+    ("prsmed.predictor", "prsmed.report"),
     ("bundle",),
     ("prsmed.cli", "scripts"),
 )
@@ -36,6 +37,8 @@ HOMES = {
     "monai.bundle": _TRAINING,
     "monai.engines": _TRAINING,
     "monai.handlers": _TRAINING,
+    "matplotlib": ("prsmed.report",),
+    "jinja2": ("prsmed.report",),
     "torchvision": (),
     "timm": (),
 }

@@ -1,6 +1,7 @@
 """Cases to samples to batches; words and pixels must agree after every change of the picture."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from prsmed.errors import DataError
 from prsmed.samples import Item, add_text, collate, findings_of, items_of, load_item, truth_of
 from prsmed.text.parse import parse_position
 from prsmed.text.templates import TemplateBank
-from prsmed.types import Case, MaskRef, Query, SliceRef, Target
+from prsmed.types import ZONES, Case, MaskRef, Query, SliceRef, Target
 from tests.unit.small_networks import small_text
 
 SLICES = {"axis": "axial", "with_target": 2, "without_target": 1}
@@ -73,7 +74,7 @@ def manifest(tmp_path_factory):
 def _sample(mask, **facts):
     facts = {"modality": "mri", "target": "lesion", "kind": "lesion", "laterality": "", "queries": [], **facts}
     label = torch.from_numpy(mask.astype(np.float32))[None]
-    return {"image": label.expand(3, -1, -1), "label": label, "geometry": None, "key": "k", **facts}
+    return {"image": label.expand(3, -1, -1), "label": label, "geometry": None, "key": "k", "asked": None, **facts}
 
 
 def _text_of(sample, bank, text, *, split="train", answers=True, seed=0):
@@ -118,7 +119,9 @@ def test_loaded_items(manifest, preprocessing):
     sample = load_item(manifest, polyp, preprocessing)
     assert sample["image"].shape == (3, 85, 128) and sample["label"].shape == (1, 85, 128)
     assert sample["label"].unique().tolist() == [0, 1]
-    assert sample["queries"] == [OWN_QUESTION]  # the one that asks where, about this target
+    assert [query.question for query in sample["queries"]] == [
+        OWN_QUESTION
+    ]  # the one that asks where, about this target
     assert (sample["laterality"], sample["target"], sample["kind"], sample["key"]) == (
         "",
         "polyp",
@@ -169,10 +172,71 @@ def test_a_negative_is_said_to_be_absent(bank, text):
 
 
 def test_own_questions_are_asked_beside_the_templates(bank, text):
-    sample = _sample(np.ones((40, 40), bool), queries=[OWN_QUESTION])
-    asked = [_text_of(sample, bank, text, seed=seed)["question"] for seed in range(60)]
+    sample = _sample(np.ones((40, 40), bool), queries=[Query("q1", ("t1",), "location", OWN_QUESTION)])
+    samples = [_text_of(sample, bank, text, seed=seed) for seed in range(60)]
+    asked = [said["question"] for said in samples]
     assert 15 < asked.count(OWN_QUESTION) < 45
     assert len(set(asked)) > 10
+    for said in samples:
+        assert said["query_kind"] == ("location" if said["question"] == OWN_QUESTION else "template")
+
+
+def test_random_draws_are_those_of_the_bank(bank, text):
+    """One draw for the template, and further ones only where the case has own questions: runs stay repeatable."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        turn = bank.question("train", target="lesion", modality="mri", rng=rng)
+        assert _text_of(_sample(np.zeros((40, 40), bool)), bank, text, seed=seed)["question"] == turn.question
+
+
+def test_the_question_of_a_probe_is_asked_as_it_is(bank, text):
+    mask = np.zeros((40, 40), bool)
+    mask[2:9, 2:9] = True
+    rng = np.random.default_rng(0)
+    state = rng.bit_generator.state
+    sample = _sample(mask, asked="Where, and why?", queries=[Query("q1", ("t1",), "position", OWN_QUESTION)])
+    said = add_text(sample, bank=bank, text=text, split="test", answers=False, zone_rule="posmed", rng=rng)
+    assert (said["question"], said["query_kind"]) == ("Where, and why?", "probe")
+    assert said["answer"] == "The lesion is in the top left of the image."
+    assert rng.bit_generator.state == state  # nothing was drawn
+
+
+def test_a_mirrored_item(manifest, preprocessing):
+    for item in items_of(manifest, "train", slices=SLICES):  # a picture, a negative, slices of a volume
+        mirrored = replace(item, probe="flip", base=item.key, edit="mirror")
+        assert mirrored.key == f"{item.key}#flip" and replace(mirrored, number=2).key == f"{item.key}#flip2"
+        np.testing.assert_array_equal(truth_of(manifest, mirrored)[1], truth_of(manifest, item)[1][:, ::-1])
+        before, after = load_item(manifest, item, preprocessing), load_item(manifest, mirrored, preprocessing)
+        assert torch.equal(after["image"], before["image"].flip(2))
+        # interpolation may round a pixel of the mask's edge the other way
+        assert (after["label"] != before["label"].flip(2)).sum() <= 2
+        assert after["geometry"] == before["geometry"]
+
+
+@pytest.mark.parametrize("edit", ["blank", "noise"])
+def test_nothing_is_true_of_a_picture_that_is_gone(manifest, preprocessing, edit):
+    item = replace(items_of(manifest, "train", slices=SLICES)[0], probe=edit, base="b", edit=edit, question="Where?")
+    assert not truth_of(manifest, item)[1].any()
+    sample = load_item(manifest, item, preprocessing)
+    assert not sample["label"].any() and sample["asked"] == "Where?"
+
+
+def test_a_target_that_is_not_in_the_picture(manifest):
+    polyp = items_of(manifest, "train", slices=SLICES)[0]
+    assert not truth_of(manifest, replace(polyp, target=Target("foreign", "skin lesion", "lesion")))[1].any()
+
+
+def test_only_what_lies_in_a_zone_is_true(tmp_path):
+    mask = np.zeros((60, 90), np.uint8)
+    mask[5:20, 8:30] = mask[40:50, 60:70] = mask[58, 88] = 255  # top left; bottom right, with a speck
+    for name, pixels in (("mask.png", mask), ("image.png", mask)):
+        Image.fromarray(pixels).save(tmp_path / name)
+    polyp = Target("t1", "polyp", "lesion", masks=(MaskRef("png", "mask.png"),))
+    write_manifest(tmp_path, [Case("two", "image.png", "endoscopy", "g", split="test", targets=(polyp,))])
+    two = read_manifest(tmp_path)
+    item = replace(items_of(two, "test", slices=SLICES)[0], zone_rule="posmed")
+    areas = {zone: int(truth_of(two, replace(item, only_zone=zone))[1].sum()) for zone in ZONES}
+    assert areas == {"top-left": 15 * 22, "bottom-right": 101, "top-right": 0, "bottom-left": 0, "center": 0}
 
 
 def test_two_lungs_are_one_finding_and_two_lesions_are_two():
@@ -201,4 +265,5 @@ def test_a_batch_is_padded_at_the_bottom_and_right(bank, text):
         assert (batch["input_ids"][row, length:] == text.pad_id).all()
     assert batch["present"].tolist() == [1.0, 0.0] and batch["obj_image"].tolist() == [0, 1]
     assert batch["modality_index"].tolist() == [1, 0] and batch["kind_index"].tolist() == [0, 1]
+    assert batch["query_kind"] == ["template", "template"]
     assert batch["modality"] == ["mri", "ct"] and batch["kind"] == ["lesion", "organ"]
