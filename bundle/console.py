@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from prsmed.types import NOT_A_MEDICAL_DEVICE
@@ -16,7 +17,7 @@ _LEAST_WIDTH = 120
 def print_scores(content: Mapping[str, Any], *, title: str) -> None:
     """One line per modality and kind; the constant baseline and the gates beside the model, where they were run."""
     baseline = content.get("baselines", {}).get("constant")
-    table = Table(title=title)
+    table = Table(title=escape(title))
     for heading in ("", "n", "Dice", "IoU", "zone accuracy (n)", "kappa", "constant Dice", "constant zone"):
         table.add_column(heading, justify="left" if not heading else "right")
     others = dict(_blocks(baseline)) if baseline else {}

@@ -12,12 +12,13 @@ from monai.inferers import Inferer
 from torch import nn
 
 from bundle.data import checked_request
+from prsmed.answers import RawAnswers, answer_batch
 from prsmed.data.containment import file_inside
 from prsmed.errors import PrsmedError
 from prsmed.models.checkpoints import model_folder
 from prsmed.models.presets import build_network, image_tokens, sizes
 from prsmed.models.prs_med import PRSMed, PRSMedOutput
-from prsmed.predictor import Predictor, RawAnswers, answer_batch
+from prsmed.predictor import Predictor
 from prsmed.text.encode import TextEncoder, load_tokenizer, pad_batch
 
 
@@ -101,7 +102,7 @@ class AskInferer(Inferer):
 
 
 class AnswerInferer(Inferer):
-    """One request to one answer, by the predictor; a `PrsmedError` is returned, so that the other requests go on."""
+    """One request to its session and answer; a `PrsmedError` is returned, so that the other requests go on."""
 
     def __call__(self, inputs: Mapping[str, Any], network: nn.Module, *_: Any, **__: Any) -> Any:
         assert isinstance(network, ImageToMask)
@@ -109,7 +110,7 @@ class AnswerInferer(Inferer):
             request = checked_request(inputs["request"])
             image = file_inside(inputs["image_dir"], request["image"], "request")
             session = network.predictor.open(image, modality=request["modality"], position=request["position"])
-            return session.ask(request["question"]), session.picture
+            return session, session.ask(request["question"])
         except PrsmedError as error:
             return error
 

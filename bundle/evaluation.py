@@ -20,18 +20,18 @@ from bundle.failures import known_cause
 from bundle.runs import git_commit
 from bundle.scoring import Scorer, Truths, overlay, prediction_of
 from bundle.trackers import Tracker
+from prsmed.answers import described_zones
 from prsmed.data.manifest import Manifest
 from prsmed.data.predictions import Prediction, PredictionStore, to_soft
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.data.writers.picture import write_picture
 from prsmed.data.writers.text import write_atomically
-from prsmed.metrics.baselines import Asked, Replied, TrainingMasks, get_baseline
+from prsmed.metrics.baselines import Asked, Baseline, Replied, TrainingMasks, get_baseline
 from prsmed.metrics.gates import gate_scores
 from prsmed.metrics.intervals import Bootstrap
 from prsmed.metrics.masks import Tolerance
 from prsmed.metrics.rows import ScoreRow
 from prsmed.metrics.summary import flat_metrics, summarise
-from prsmed.predictor import described_zones
 from prsmed.probes import probes_of
 from prsmed.report import CasePicture, write_report
 from prsmed.samples import Item, findings_of, items_of, load_item, truth_of
@@ -39,6 +39,8 @@ from prsmed.text.templates import TemplateBank
 from prsmed.types import NOT_A_MEDICAL_DEVICE
 
 logger = logging.getLogger(__name__)
+
+PREDICTIONS_FOLDER = "predictions"
 
 
 def items_to_ask(
@@ -90,18 +92,27 @@ def open_store(
         "zone_rule": info["zone_rule"],
         "preprocessing": info["preprocessing"],
     }
-    folder = Path(output_dir) / "predictions"
+    folder = Path(output_dir) / PREDICTIONS_FOLDER
     if idist.get_rank() == 0:
         PredictionStore(folder, about)
     idist.barrier()
     return PredictionStore(folder, about)
 
 
+def stored_info(output_dir: str) -> dict[str, Any]:
+    """What is known of the stored predictions of an evaluation, in place of the `model.json` of their model.
+
+    Raises:
+        DataError: no predictions are stored there.
+    """
+    return PredictionStore(Path(output_dir) / PREDICTIONS_FOLDER).about
+
+
 def missing_from(store: PredictionStore, items: Sequence[Item]) -> list[int]:
     """Indices of the items that the store does not answer; the same list for every process."""
     missing = [index for index, item in enumerate(items) if item.key not in store]
     if idist.get_world_size() > 1:  # another process may have stored something since this one looked
-        missing = json.loads(idist.broadcast(json.dumps(missing), src=0))
+        missing = json.loads(str(idist.broadcast(json.dumps(missing), src=0)))
     if 0 < len(missing) < len(items) and idist.get_rank() == 0:
         logger.info("%s: %d of %d answers are stored already", store.folder, len(items) - len(missing), len(items))
     return missing
@@ -134,7 +145,7 @@ def predict_baseline(
     """Store a baseline's answers to all items; see `prsmed.metrics.baselines`."""
     answer, truths = get_baseline(name), Truths(manifest, items)
     training = training_masks(manifest, slices=slices, zone_rule=zone_rule)
-    for index in track(missing_from(store, items), description=name):
+    for index in track(missing_from(store, items)[idist.get_rank() :: idist.get_world_size()], description=name):
         item = items[index]
         reply = answer(_asked(item, truths(index)[0]), training, zone_rule=zone_rule)
         question = item.question or f"Where is the {item.target.name}?"
@@ -159,7 +170,8 @@ def _asked(item: Item, truth_HW: Any) -> Asked:
 
 def _prediction(item: Item, reply: Replied, question: str) -> Prediction:
     soft_HW = to_soft(reply.mask_HW.astype(float))
-    return Prediction(item.key, question, "template", soft_HW, reply.presence_prob, reply.model_text)
+    query_kind = "probe" if item.probe else "template"
+    return Prediction(item.key, question, query_kind, soft_HW, reply.presence_prob, reply.model_text)
 
 
 class EvaluationReport:
@@ -220,6 +232,7 @@ class EvaluationReport:
             "model": self.store.about["system"],
             "split": self.store.about["split"],
             "data_fingerprint": self.store.about["data_fingerprint"],
+            "settings": self._settings(),
             **summarise(rows, intervals=self.bootstrap),
             "gates": gate_scores(rows, self.gates["thresholds"]) if self.gates else {},
             "baselines": self._peers(),
@@ -228,13 +241,22 @@ class EvaluationReport:
         if idist.get_rank() > 0:
             return {}
         write_atomically(self.output_dir / "scores.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        lines = [json.dumps(row.to_json(), ensure_ascii=False) for row in rows]
+        lines = [json.dumps(row.to_json()) for row in rows]  # ASCII: many readers take U+2028 for the end of a line
         write_atomically(self.output_dir / "rows.jsonl", "\n".join(lines) + "\n")
         pictures = self._draw(rows)
         written = write_report(self.output_dir, content, rows, pictures)
         print_scores(content, title=f"{content['model']['name']} on {content['split']}")
         self._track(content, written, pictures)
         return content
+
+    def _settings(self) -> dict[str, Any]:
+        """How the numbers were made, for the reader of scores.json."""
+        return {
+            "tolerance": vars(self.scoring["tolerance"]),
+            "thresholds": self.scoring["thresholds"],
+            "zone_rule": self.zone_rule,
+            "intervals": {"coverage": self.bootstrap.coverage, "draws": self.bootstrap.n_draws, "drawn": "patients"},
+        }
 
     def _scored(self, indices: Iterable[int], predicted: Callable[[int], Prediction]) -> list[ScoreRow]:
         scorer = Scorer(self.items, self.truths, **self.scoring)
@@ -255,7 +277,7 @@ class EvaluationReport:
         for name in self.peers:
             answer = get_baseline(name)
 
-            def predicted(index: int, answer=answer) -> Prediction:
+            def predicted(index: int, answer: Baseline = answer) -> Prediction:
                 item = self.items[index]
                 asked = _asked(item, self.truths(index)[0])
                 return _prediction(item, answer(asked, training, zone_rule=self.zone_rule), "")
@@ -310,7 +332,7 @@ def run_evaluation(
 
     Args:
         config_file: one config, or a config and its overlays.
-        run_id: "evaluating", or "scoring" to score again what is stored.
+        run_id: "evaluating", or "scoring" (with the overlay `evaluate_stored.json`) to score again what is stored.
 
     Returns:
         the content of scores.json.

@@ -18,7 +18,6 @@ from bundle.engines import bare
 from bundle.runs import Run
 from bundle.schedule import StagedSchedule
 from bundle.trackers import Tracker
-from prsmed.data.writers.answer import write_answer
 from prsmed.errors import PrsmedError
 from prsmed.models.checkpoints import load_training_state, load_weights, save_model
 
@@ -178,7 +177,7 @@ class Progress:
 
 
 class AnswerWriter:
-    """Writes each answer of an inference run: answer.json, mask.png and overlay.png in a folder of its own.
+    """Writes each answer of an inference run into a folder of its own, as its session does.
 
     A request that cannot be answered is logged with its reason and does not stop the rest.
     """
@@ -195,6 +194,6 @@ class AnswerWriter:
         if isinstance(answered, PrsmedError):
             logger.error("request %s: %s", name, answered)
             return
-        answer, picture = answered
-        write_answer(self.output_dir / name, answer, picture)
+        session, answer = answered
+        session.write(self.output_dir / name, answer)
         logger.info("request %s: %s", name, answer.text)

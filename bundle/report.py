@@ -100,5 +100,6 @@ def finish_training(recorder: RunRecorder, test: Mapping[str, str], *, device: A
         console = Console(soft_wrap=True)
         console.print(f"best model: {run.best}   scores: {run.folder / test['split'] / 'scores.json'}")
         console.print(f"look at the run: mlflow ui --backend-store-uri {tracker.tracking_uri}")
-        console.print(f'ask it: prsmed ask IMAGE "Where is the lesion?" --modality MODALITY --model {run.best}')
+        if recorder.settings["task"] == "prs_med":  # a U-Net has no words
+            console.print(f'ask it: prsmed ask IMAGE "Where is the lesion?" --modality MODALITY --model {run.best}')
     return scores

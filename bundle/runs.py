@@ -95,6 +95,7 @@ def model_info(
         "thresholds": dict(thresholds),
         "modalities": sorted({case.modality for case in seen if case.modality}),
         "targets": {target.name: target.kind for case in seen for target in case.targets},
+        "datasets": sorted({case.dataset for case in seen}),
         "data_fingerprint": manifest.fingerprint(),
         "data_licences": licences,
         "licence": "Apache-2.0" if licences == ["Apache-2.0"] else "research use: see data_licences",

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
+from prsmed.answers import RawAnswers, contradictions_of, decide, described_zones, soft_mask
 from prsmed.data.manifest import Manifest
 from prsmed.data.predictions import Prediction
 from prsmed.data.slicing import volume_frame
@@ -19,7 +20,6 @@ from prsmed.metrics.masks import MaskMetric, Tolerance
 from prsmed.metrics.protocol import protocol_scores
 from prsmed.metrics.rows import MaskScores, ScoreRow
 from prsmed.metrics.summary import flat_metrics, selection_score, summarise
-from prsmed.predictor import RawAnswers, contradictions_of, decide, described_zones, soft_mask
 from prsmed.samples import Item, findings_of, truth_of
 from prsmed.text.parse import parse_position, zones_match
 from prsmed.types import AnswerObject

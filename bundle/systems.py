@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from torch import nn
 
 from bundle.data import AskDataset
 from bundle.engines import AskInferer, build_text
-from bundle.evaluation import missing_from
 from bundle.scoring import Truths
 from bundle.unet import UNetInferer, UNetPredictor
 from prsmed.data.containment import file_inside
@@ -64,18 +64,34 @@ def load_asker(model: str, device: Any) -> Asker:
     return Asker(predictor.network, predictor.preprocessing, predictor.text, AskInferer(predictor.text))
 
 
+def external_record(name: str, answers_csv: str) -> dict[str, Any]:
+    """Who answered, as `model_record` says it of a model; the table's hash tells two systems of one name apart.
+
+    Raises:
+        RequestError: the table cannot be read.
+    """
+    try:
+        digest = hashlib.sha256(Path(answers_csv).read_bytes()).hexdigest()
+    except OSError as error:
+        raise RequestError(f"{answers_csv}: cannot be read ({error.strerror}); give the CSV of answers") from error
+    return {"name": name, "version": None, "weights_sha256": None, "licence": None, "answers_sha256": digest}
+
+
 def import_answers(
     answers_csv: str, store: PredictionStore, items: Sequence[Item], *, manifest: Manifest, masks_dir: str | None = None
 ) -> None:
     """Store what an external system drew and said; `prsmed questions` writes the file to fill in.
 
     Columns: `key` (of the question), `mask` (a PNG below `masks_dir`; empty: nothing drawn), and where the system has
-    them `text` (its sentence) and `presence` (0 to 1). A mask is grey, 0 to 255, and covers the whole picture; one
-    of another size is resized.
+    them `text` (its sentence; a system without any has no such column, or an empty one) and `presence` (0 to 1). A mask
+    is grey, 0 to 255, and covers the whole picture; one of another size is resized.
+
+    Everything is read at every run, because masks may have been corrected since the last one.
 
     Raises:
-        RequestError: a column or an answer is missing, or a presence is no probability.
-        DataError: a mask cannot be read, lies outside `masks_dir`, or has another size than its picture.
+        RequestError: a column or an answer is missing, a key occurs twice, or a presence is no probability.
+        DataError: a mask cannot be read, lies outside `masks_dir`, or has another shape than its picture; or all masks
+            hold 0 and 1 where 0 to 255 is expected.
     """
     path = Path(answers_csv)
     folder = Path(masks_dir) if masks_dir else path.parent
@@ -86,20 +102,26 @@ def import_answers(
             " answer every row that `prsmed questions` wrote (an empty mask and text are answers too)"
         )
     truths = Truths(manifest, items)
-    for index in track(missing_from(store, items), description="reading masks"):
+    speaks = any(row.get("text") for row in given.values())
+    strongest = 0
+    for index in track(range(len(items))[idist.get_rank() :: idist.get_world_size()], description="reading masks"):
         item = items[index]
-        row, truth_HW = given[item.key], truths(index)[0]
+        row = given[item.key]
+        soft_HW = _soft_of(row["mask"], folder, *truths(index))
+        strongest = max(strongest, int(soft_HW.max()))
         store.add(
             Prediction(
                 key=item.key,
                 question=item.question or row.get("question") or "",
-                query_kind="template",
-                soft_HW=_soft_of(row["mask"], folder, truth_HW),
+                query_kind="probe" if item.probe else "template",
+                soft_HW=soft_HW,
                 presence_prob=_presence(row.get("presence"), path, item.key),
-                model_text=row.get("text"),
+                model_text=row["text"] if speaks else None,
             ),
             rank=idist.get_rank(),
         )
+    if strongest == 1:
+        raise DataError(f"{folder}: no mask holds a value above 1; write masks as 0 and 255, or as 0 to 255")
 
 
 def write_questions(
@@ -159,22 +181,37 @@ def _read_answers(path: Path) -> dict[str, Mapping[str, str]]:
                 raise RequestError(
                     f"{path}: has no column {', '.join(sorted(missing))}; `prsmed questions` writes them"
                 )
-            return {row["key"]: row for row in table}
+            return _by_key(path, table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path}: cannot be read as a CSV of answers ({error}); see docs/evaluation.md") from error
 
 
-def _soft_of(name: str, folder: Path, truth_HW: np.ndarray) -> np.ndarray:
-    rows, columns = truth_HW.shape
-    return _read_soft(folder, name, (rows, columns)) if name else np.zeros((rows, columns), dtype=np.uint8)
+def _by_key(path: Path, rows: Iterable[dict[str, str]]) -> dict[str, Mapping[str, str]]:
+    found: dict[str, Mapping[str, str]] = {}
+    for row in rows:
+        if None in row or None in row.values():
+            raise RequestError(
+                f"{path}: the row of {row['key']} has more or fewer cells than the first line; put quotes around cells"
+                " with commas"
+            )
+        if row["key"] in found:
+            raise RequestError(f"{path}: answers {row['key']} twice; drop one of the rows")
+        found[row["key"]] = row
+    return found
 
 
-def _read_soft(folder: Path, name: str, hw_px: tuple[int, int]) -> np.ndarray:
+def _soft_of(name: str, folder: Path, truth_HW: np.ndarray, spacing_hw_mm: tuple[float, float] | None) -> np.ndarray:
+    hw_px = truth_HW.shape
+    if not name:
+        return np.zeros(hw_px, dtype=np.uint8)
     path = file_inside(folder, name, "answers")
     soft_HWC = decode_picture(path)[0]
     rows, columns = soft_HWC.shape[:2]
+    # A slice of a volume is shown with square pixels; a mask may be drawn on what is shown, or on the stored grid.
+    squares = (1.0, 1.0 if spacing_hw_mm is None else spacing_hw_mm[0] / spacing_hw_mm[1])
     stretch = (rows / hw_px[0]) / (columns / hw_px[1])
-    if soft_HWC.shape[2] != 1 or soft_HWC.dtype != np.uint8 or abs(stretch - 1) > _STRETCH_ALLOWED:
+    fits = any(abs(stretch / square - 1) <= _STRETCH_ALLOWED for square in squares)
+    if soft_HWC.shape[2] != 1 or soft_HWC.dtype != np.uint8 or not fits:
         raise DataError(
             f"{path}: is {soft_HWC.dtype} {soft_HWC.shape}; expected an 8-bit grey mask as wide for its height as its"
             f" picture, which is {hw_px[0]} x {hw_px[1]} (rows x columns)"

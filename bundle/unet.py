@@ -14,12 +14,12 @@ from monai.inferers import Inferer
 from monai.networks.nets import UNet
 from torch import nn
 
+from prsmed.answers import RawAnswers
 from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import CheckpointError, RequestError
 from prsmed.models.checkpoints import load_weights, model_folder, read_info
 from prsmed.models.prs_med import PRSMedOutput
-from prsmed.predictor import RawAnswers
 
 TASK = "unet"
 
@@ -100,7 +100,7 @@ def answer_batch(network: nn.Module, batch: Mapping[str, Any]) -> RawAnswers:
     started = time.perf_counter()
     mask_prob = asked_mask_logits(network, batch).sigmoid() * batch["valid"]
     presence_prob = mask_prob.flatten(1).amax(dim=1)
-    return RawAnswers(mask_prob, presence_prob, [""] * len(mask_prob), {"mask": time.perf_counter() - started})
+    return RawAnswers(mask_prob, presence_prob, None, {"mask": time.perf_counter() - started})
 
 
 class UNetPassInferer(Inferer):

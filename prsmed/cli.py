@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -26,12 +27,21 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Make data folders: index your own images, or generate phantoms.")
 app.add_typer(data_app, name="data")
 
+_DATASET_DIR = ("--dataset-dir", "--dataset_dir")  # the second as the bundle's own command spells it
+_DATASET_HELP = "A folder with manifest.jsonl, made by `prsmed data build`."
+_AXIS_HELP = "Of a volume's slices: axial, coronal or sagittal."
+_BATCH_HELP = "Slices of a volume in memory at a time."
+_MIN_VOLUME_HELP = "Of a volume: smaller findings are removed (mm3)."
+_KEEP_HELP = "Of a volume: at most so many findings stay."
+_DICOM_HELP = "Of DICOM images: also write a DICOM SEG and an SR."
 _MODALITY_HELP = f"One of {', '.join(MODALITIES)}. Needed where the file does not say it; never guessed."
 
 
 @app.command()
 def ask(
-    image: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF, BMP or NIfTI file, or a folder of them.")],
+    image: Annotated[
+        Path, typer.Argument(help="A picture, a volume (NIfTI, NRRD, MHA), a DICOM file or series, or a folder.")
+    ],
     question: Annotated[str, typer.Argument(help='For example "Where is the polyp?"')],
     modality: Annotated[str | None, typer.Option(help=_MODALITY_HELP)] = None,
     model: Annotated[
@@ -39,31 +49,42 @@ def ask(
     ] = "tiny",
     out: Annotated[Path, typer.Option(help="Where answer.json, mask.png and overlay.png go.")] = Path("answers"),
     slice_: Annotated[
-        str | None, typer.Option("--slice", help="For a volume: AXIS:INDEX, for example axial:12.")
+        str | None, typer.Option("--slice", help="Only this slice of a volume: AXIS:INDEX, for example axial:12.")
     ] = None,
+    axis: Annotated[str, typer.Option(help=_AXIS_HELP)] = "axial",
+    batch_size: Annotated[int, typer.Option(help=_BATCH_HELP)] = 8,
+    min_volume: Annotated[float | None, typer.Option(help=_MIN_VOLUME_HELP, show_default="14")] = None,
+    keep_largest: Annotated[int | None, typer.Option(help=_KEEP_HELP)] = None,
+    series: Annotated[str | None, typer.Option(help="Series UID, where a DICOM folder holds several.")] = None,
+    dicom: Annotated[bool, typer.Option("--dicom", help=_DICOM_HELP)] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer record.")] = False,
 ) -> None:
-    """Ask one image, or every image of a folder, a question.
+    """Ask one image, one volume, or every image of a folder, a question.
 
     prsmed ask polyp.png "Where is the polyp?" --modality endoscopy
 
     Writes the answer record, the mask at the image's own size and an overlay into --out; a folder of images gets one
-    numbered folder each and answers.csv. An image that cannot be read does not stop the others.
+    numbered folder each and answers.csv. An image that cannot be read does not stop the others. A folder of DICOM files
+    is one volume.
     """
-    from prsmed.data.writers.answer import write_answer
     from prsmed.predictor import Predictor
+    from prsmed.sessions import require_dicom
 
-    predictor = Predictor.load(model, _usable_device(device))
+    volume = _volume_options(axis, batch_size, min_volume, keep_largest)
     position = _slice_ref(slice_)
+    predictor = Predictor.load(model, _usable_device(device))
 
     def answer_one(path: Path, folder: Path) -> Answer:
-        session = predictor.open(path, modality=modality, position=position)
-        answer = session.ask(question)
-        write_answer(folder, answer, session.picture)
+        session = predictor.open(path, modality=modality, position=position, volume=volume, series_uid=series)
+        if dicom:
+            require_dicom(session.source)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            answer = session.ask(question, progress=_advance(bar, "asking slices"))
+        session.write(folder, answer, dicom=dicom)
         return answer
 
-    if image.is_dir():
+    if image.is_dir() and not _is_series(image):
         _ask_folder(image, out, answer_one)
         return
     answer = answer_one(image, out)
@@ -71,9 +92,11 @@ def ask(
         typer.echo(json.dumps(answer.to_json(), indent=2, ensure_ascii=False))
         return
     typer.echo(answer.text)
+    if answer.volume_statistics:
+        typer.echo(answer.volume_statistics["summary"])
     for line in (*answer.contradictions, *answer.warnings):
         typer.echo(f"note: {line}", err=True)
-    typer.echo(f"written: {out}/answer.json, mask.png, overlay.png. {NOT_A_MEDICAL_DEVICE}", err=True)
+    typer.echo(f"written: {out}/answer.json and the files it names. {NOT_A_MEDICAL_DEVICE}", err=True)
 
 
 def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answer]) -> None:
@@ -81,9 +104,7 @@ def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answ
 
     paths = sorted(path for path in images.rglob("*") if path.is_file() and image_suffix(path))
     if not paths:
-        raise DataError(
-            f"{images}: holds no image that can be read; give a folder of PNG, JPEG, TIFF, BMP or NIfTI files"
-        )
+        raise DataError(f"{images}: holds no image that can be read; give a folder of pictures, NIfTI or DICOM files")
     rows: list[dict[str, str]] = []
     failures: list[PrsmedError] = []
     with Progress(console=Console(stderr=True)) as bar:
@@ -108,9 +129,72 @@ def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answ
     typer.echo(f"{answered} answered, {len(failures)} not; see {out}/answers.csv. {NOT_A_MEDICAL_DEVICE}")
 
 
+def _is_series(folder: Path) -> bool:
+    """Whether the images of a folder are all DICOM: then they are asked as one volume."""
+    from prsmed.data.readers import DICOM_SUFFIXES, image_suffix, is_dicom
+
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    others = {image_suffix(path) for path in files} - {None, *DICOM_SUFFIXES}
+    return not others and any(map(is_dicom, files))
+
+
+@app.command()
+def batch(
+    worklist: Annotated[Path, typer.Argument(help="CSV with the columns image, question and, if known, modality, id.")],
+    out: Annotated[Path, typer.Option(help="Where results.csv and one folder for each row go.")],
+    model: Annotated[str, typer.Option(help="A shipped model, or a folder that training wrote.")] = "tiny",
+    axis: Annotated[str, typer.Option(help=_AXIS_HELP)] = "axial",
+    batch_size: Annotated[int, typer.Option(help=_BATCH_HELP)] = 8,
+    min_volume: Annotated[float | None, typer.Option(help=_MIN_VOLUME_HELP, show_default="14")] = None,
+    keep_largest: Annotated[int | None, typer.Option(help=_KEEP_HELP)] = None,
+    dicom: Annotated[bool, typer.Option("--dicom", help=_DICOM_HELP)] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Ask every study of a worklist; the same command goes on where a killed one stopped.
+
+    prsmed batch worklist.csv --out answers
+
+    Images are named relative to the worklist's folder, or absolutely. A study that fails does not stop the others; it
+    is told in results.csv and tried again by the next run.
+    """
+    from prsmed.batch import TABLE_FILE, run_worklist
+    from prsmed.predictor import Predictor
+
+    volume = _volume_options(axis, batch_size, min_volume, keep_largest)
+    predictor = Predictor.load(model, _usable_device(device))
+    with Progress(console=Console(stderr=True)) as bar:
+        results = run_worklist(
+            predictor,
+            worklist,
+            out,
+            volume=volume,
+            dicom=dicom,
+            progress=_advance(bar, "studies"),
+            slice_progress=_advance(bar, "slices"),
+        )
+    failed = [result for result in results if result.status == "failed"]
+    if len(failed) == len(results):
+        raise RequestError(f"none of {len(results)} studies could be answered; the first: {failed[0].error}")
+    answered = len(results) - len(failed)
+    typer.echo(f"{answered} answered, {len(failed)} not; see {out}/{TABLE_FILE}. {NOT_A_MEDICAL_DEVICE}")
+
+
+def _volume_options(axis: str, batch_size: int, min_volume: float | None, keep_largest: int | None) -> Any:
+    from prsmed.volumes import MIN_VOLUME_MM3, VolumeOptions
+
+    min_volume_mm3 = MIN_VOLUME_MM3 if min_volume is None else min_volume
+    return VolumeOptions(axis, batch_size, min_volume_mm3, keep_largest)
+
+
+def _advance(bar: Progress, description: str) -> Callable[[int, int], None]:
+    """What moves a new task of a progress bar; it is shown from the first step on."""
+    task = bar.add_task(description, total=None, visible=False)
+    return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
 @app.command()
 def evaluate(
-    dataset_dir: Annotated[Path, typer.Option(help="A folder with manifest.jsonl, made by `prsmed data build`.")],
+    dataset_dir: Annotated[Path, typer.Option(*_DATASET_DIR, help=_DATASET_HELP)],
     model: Annotated[str, typer.Option(help="A shipped model, or a folder that training wrote.")] = "tiny",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     out: Annotated[Path, typer.Option(help="Where predictions, scores and the report go.")] = Path("evaluation"),
@@ -128,7 +212,7 @@ def evaluate(
     ] = True,
     protocol: Annotated[bool, typer.Option(help="Also score as the papers do, over 256 thresholds.")] = False,
     score_only: Annotated[
-        bool, typer.Option("--score-only", help="Score again what --out holds; ask nothing.")
+        bool, typer.Option("--score-only", help="Score again what --out holds; ask nothing and need no model.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow store; default: sqlite in runs/.")] = None,
@@ -142,8 +226,12 @@ def evaluate(
     """
     if baseline and answers:
         raise RequestError("--baseline and --answers: give one of them; each stands instead of a model")
+    if score_only and (baseline or answers):
+        raise RequestError(
+            "--score-only: scores what --out holds, whoever answered; leave --baseline and --answers away"
+        )
     overrides: dict[str, Any] = {"tracking_uri": tracking_uri} if tracking_uri else {}
-    overlay = []
+    overlay = ["evaluate_stored.json"] if score_only else []
     if baseline:
         overlay, overrides = ["evaluate_baseline.json"], {**overrides, "baseline": baseline}
     elif answers:
@@ -166,7 +254,7 @@ def evaluate(
 
 @app.command()
 def questions(
-    dataset_dir: Annotated[Path, typer.Option(help="A folder with manifest.jsonl, made by `prsmed data build`.")],
+    dataset_dir: Annotated[Path, typer.Option(*_DATASET_DIR, help=_DATASET_HELP)],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     out: Annotated[Path, typer.Option(help="Where questions.csv and the pictures go.")] = Path("questions"),
     gates: Annotated[bool, typer.Option(help="Also the questions of the gates.")] = True,
@@ -199,7 +287,8 @@ def compare(
     from prsmed.metrics.rows import read_rows
 
     result = compare_rows(*(read_rows(folder / "rows.jsonl") for folder in (first, second)))
-    table = Table("score", "n", str(first), str(second), "difference", "95 % interval", title=f"{second} - {first}")
+    names = [escape(str(folder)) for folder in (first, second)]
+    table = Table("score", "n", *names, "difference", "95 % interval", title=f"{names[1]} - {names[0]}")
     for score, told in result["differences"].items():
         numbers = [told[column] for column in ("a", "b", "difference")]
         interval = "-" if told["interval"] is None else "[{:+.3f}, {:+.3f}]".format(*told["interval"])

@@ -16,8 +16,10 @@ Positions are continuous pixel coordinates with pixel centres at half-integers, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import nibabel.orientations as orientations
 import numpy as np
@@ -29,7 +31,14 @@ from prsmed.errors import DataError
 Box = tuple[int, int, int, int]
 
 DISPLAY_AXCODES = "LPI"
+DISPLAY_LETTERS = "LPF"  # the same in DICOM's letters, where towards the feet is F
 DISPLAY_AXIS_OF = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "H": "F", "F": "H"}
+"""The six patient directions as DICOM (0020,0020) names them (PS3.3 C.7.6.1.1.1), each with its opposite."""
+
+_UNIT_RAS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "H": (0, 0, 1), "F": (0, 0, -1)}
+_NOWHERE = (0, 0, 0)
 
 
 def mask_to_box(mask_HW: np.ndarray) -> Box | None:
@@ -66,6 +75,78 @@ def resize_prob(prob_HW: torch.Tensor, hw_px: tuple[int, int]) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class PatientAxes:
+    """How a displayed picture lies in the patient, as far as its file says so.
+
+    Attributes:
+        right, down: the patient direction (L R A P H F) towards which columns and rows increase, the nearest one for an
+            oblique slice; "" where the file does not say.
+        through: the direction towards which the slice index grows; "" for a picture.
+        slice_share: where the slice lies along `through`, 0 to 1 over the extent of the volume; None for a picture and
+            for a volume of one slice, which has nothing to be compared with.
+        oblique_deg: the largest angle between an axis of the slice's volume and its nearest patient axis.
+        laterality: "left" or "right" where the file says that it shows one side of a paired body part; else "".
+        steps_ras_mm: what one whole picture to the right, one down, and the whole volume along `through` is in the
+            patient; None where the letters say it all (a picture).
+    """
+
+    right: str = ""
+    down: str = ""
+    through: str = ""
+    slice_share: float | None = None
+    oblique_deg: float = 0.0
+    laterality: str = ""
+    steps_ras_mm: tuple[tuple[float, ...], ...] | None = None
+
+    @property
+    def view(self) -> str:
+        """The nearest plane of a slice, "frontal", "lateral" or "axial" for a picture; "" where it is not stated."""
+        planes = {"LR": "sagittal", "AP": "coronal", "FH": "axial"}
+        if self.through:
+            return planes[_pair(self.through)]
+        shown = {_pair(self.right), _pair(self.down)}
+        missing = {"LR", "AP", "FH"} - shown
+        return {"AP": "frontal", "LR": "lateral", "FH": "axial"}[missing.pop()] if len(missing) == 1 else ""
+
+    def share_towards(self, letter: str, x_norm: float, y_norm: float) -> float | None:
+        """How far towards a patient direction a point of the picture lies, from 0 to 1; one half is the middle.
+
+        The middle is that of the whole scan (of the picture where there is no volume), not of the patient. In an
+        oblique volume the point's own position in the patient counts, in units of the extent of the array axis that is
+        nearest to the direction; it may then lie a little outside 0 to 1.
+
+        Args:
+            x_norm, y_norm: the point, as a share of the picture.
+
+        Returns:
+            None where the file does not say how the picture lies along this direction.
+        """
+        letters = (self.right, self.down, self.through)
+        nearest = [axis for axis, own in enumerate(letters) if own in (letter, OPPOSITE[letter])]
+        if not nearest or (letters[nearest[0]] == self.through and self.slice_share is None):
+            return None
+        steps = np.array(self.steps_ras_mm or [_UNIT_RAS.get(own, _NOWHERE) for own in letters], dtype=float)
+        middle = 0.5
+        along = (x_norm, y_norm, middle if self.slice_share is None else self.slice_share)
+        offset_ras = (np.array(along) - middle) @ steps
+        return middle + float(offset_ras @ _UNIT_RAS[letter] / np.linalg.norm(steps[nearest[0]]))
+
+
+def _pair(letter: str) -> str:
+    """The patient axis of a direction, as its two letters in order: "R" is on "LR"."""
+    return "".join(sorted((letter, OPPOSITE[letter]))) if letter in OPPOSITE else ""
+
+
+@lru_cache(maxsize=16)
+def _orientation_to_display(affine_ijk_to_ras: tuple[tuple[float, ...], ...]) -> np.ndarray:
+    """How nibabel's orientation turns a stored array to LPI; every slice of a volume asks for it several times."""
+    stored = orientations.io_orientation(np.asarray(affine_ijk_to_ras))
+    orientation = orientations.ornt_transform(stored, orientations.axcodes2ornt(DISPLAY_AXCODES))
+    orientation.flags.writeable = False
+    return orientation
+
+
+@dataclass(frozen=True)
 class VolumeFrame:
     """How one displayed slice lies in a stored volume.
 
@@ -82,8 +163,7 @@ class VolumeFrame:
     index: int
 
     def _orientation_to_display(self) -> np.ndarray:
-        stored = orientations.io_orientation(np.asarray(self.affine_ijk_to_ras))
-        return orientations.ornt_transform(stored, orientations.axcodes2ornt(DISPLAY_AXCODES))
+        return _orientation_to_display(self.affine_ijk_to_ras)
 
     @property
     def array_axis(self) -> int:
@@ -98,8 +178,10 @@ class VolumeFrame:
 
     def take(self, array_ijk: np.ndarray) -> np.ndarray:
         """The displayed slice (H, W) of an array on the stored grid."""
-        slab = np.take(array_ijk, [self.index], axis=self.array_axis)
-        display = orientations.apply_orientation(slab, self._orientation_to_display())
+        # a view: np.take would copy a whole volume that is stored in Fortran order, as NIfTI is
+        place: list[slice] = [slice(None)] * 3
+        place[self.array_axis] = slice(self.index, self.index + 1)
+        display = orientations.apply_orientation(array_ijk[tuple(place)], self._orientation_to_display())
         return np.take(display, 0, axis=DISPLAY_AXIS_OF[self.axis]).T
 
     def put(self, slice_HW: np.ndarray, into_ijk: np.ndarray) -> None:
@@ -113,6 +195,31 @@ class VolumeFrame:
         position: list[slice] = [slice(None)] * 3
         position[self.array_axis] = slice(self.index, self.index + 1)
         into_ijk[tuple(position)] = slab
+
+    def patient_axes(self, laterality: str = "") -> PatientAxes:
+        """How the displayed slice lies in the patient: the letters of the nearest plane, and the true directions."""
+        matrix = np.asarray(self.affine_ijk_to_ras)[:3, :3]
+        orientation = self._orientation_to_display()
+        steps_of = {
+            int(axis): sign * size * column
+            for (axis, sign), size, column in zip(orientation, self.shape_ijk, matrix.T, strict=True)
+        }
+        through = DISPLAY_AXIS_OF[self.axis]
+        order = [*(axis for axis in range(3) if axis != through), through]  # columns, rows, slices
+        letters, steps = [DISPLAY_LETTERS[axis] for axis in order], [steps_of[axis] for axis in order]
+        if orientation[self.array_axis, 1] < 0:  # the stored index grows against the display
+            letters[2], steps[2] = OPPOSITE[letters[2]], -steps[2]
+        cosines = [step @ _UNIT_RAS[letter] / np.linalg.norm(step) for step, letter in zip(steps, letters, strict=True)]
+        slices = self.shape_ijk[self.array_axis]
+        return PatientAxes(
+            right=letters[0],
+            down=letters[1],
+            through=letters[2],
+            slice_share=(self.index + 0.5) / slices if slices > 1 else None,
+            oblique_deg=math.degrees(math.acos(min(1.0, *cosines))),
+            laterality=laterality,
+            steps_ras_mm=tuple(tuple(step.tolist()) for step in steps),
+        )
 
     @property
     def spacing_hw_mm(self) -> tuple[float, float]:
@@ -133,12 +240,29 @@ class Geometry:
         canonical_hw_px: rows and columns of the canonical image, without padding.
         spacing_hw_mm: pixel size of the slice picture where the file states it.
         volume: how the slice lies in its volume; None for a picture.
+        picture_axes: for a picture, the patient directions towards which columns and rows increase, where its file
+            states them (`SourceImage.patient_axes`).
+        laterality: "left" or "right" where the file says that it shows one side of a paired body part.
     """
 
     slice_hw_px: tuple[int, int]
     canonical_hw_px: tuple[int, int]
     spacing_hw_mm: tuple[float, float] | None = None
     volume: VolumeFrame | None = None
+    picture_axes: tuple[str, str] | None = None
+    laterality: str | None = None
+
+    @property
+    def patient_axes(self) -> PatientAxes | None:
+        """How the slice picture lies in the patient; None where its file says nothing about it."""
+        if self.volume is not None:
+            return self.volume.patient_axes(self.laterality or "")
+        if self.picture_axes is None and self.laterality is None:
+            return None
+        right, down = self.picture_axes or ("", "")
+        if _pair(right) == _pair(down):  # no picture lies so: its file contradicts itself
+            right, down = "", ""
+        return PatientAxes(right, down, laterality=self.laterality or "")
 
     def prob_to_slice(self, prob_HW: torch.Tensor) -> torch.Tensor:
         """A float map on the (possibly padded) canonical image, on the slice picture's grid."""

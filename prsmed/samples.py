@@ -13,9 +13,12 @@ from skimage import measure
 from prsmed.data.edits import EDITS
 from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Preprocessing
-from prsmed.data.readers import read_image, read_target
+from prsmed.data.readers import image_suffix
+from prsmed.data.readers.picture import PICTURE_SUFFIXES
 from prsmed.data.slicing import choose_slices, volume_frame
+from prsmed.data.volumes import open_image, open_prepared, open_target
 from prsmed.errors import DataError
+from prsmed.geometry import PatientAxes
 from prsmed.text.encode import TextEncoder, pad_batch
 from prsmed.text.findings import find
 from prsmed.text.templates import TemplateBank, rule_text
@@ -63,7 +66,7 @@ def items_of(manifest: Manifest, split: str, *, slices: Mapping[str, Any]) -> li
     """Everything that can be asked in a split; volumes give the slices that `choose_slices` picks.
 
     Args:
-        slices: `axis`, `with_target` and `without_target` of `choose_slices`.
+        slices: `axis`, `choice` and so on of `choose_slices`.
 
     Raises:
         DataError: the split has nothing to ask.
@@ -73,11 +76,11 @@ def items_of(manifest: Manifest, split: str, *, slices: Mapping[str, Any]) -> li
         if case.modality is None:
             continue
         for target in case.targets:
-            if case.slice is not None or not case.image.lower().endswith((".nii", ".nii.gz")):
+            image = None if case.slice or image_suffix(case.image) in PICTURE_SUFFIXES else open_image(manifest, case)
+            if image is None or not image.is_volume:
                 items.append(Item(case, target, case.slice))
                 continue
-            image = read_image(manifest.resolve(case, case.image))
-            mask = read_target(manifest, case, target, image)
+            mask = open_target(manifest, case, target, image)
             items.extend(Item(case, target, position) for position in choose_slices(image, mask, **slices))
     if not items:
         raise DataError(
@@ -89,8 +92,8 @@ def items_of(manifest: Manifest, split: str, *, slices: Mapping[str, Any]) -> li
 
 def truth_of(manifest: Manifest, item: Item) -> tuple[SourceImage, np.ndarray]:
     """The source image as stored, and the true mask (bool, H W) of the picture that is shown, after the item's edit."""
-    image = read_image(manifest.resolve(item.case, item.case.image))
-    mask = read_target(manifest, item.case, item.target, image)
+    image = open_image(manifest, item.case)
+    mask = open_target(manifest, item.case, item.target, image)
     if item.slice is not None and image.is_volume:
         mask = volume_frame(image, item.slice).take(mask)
     if item.edit is not None:
@@ -109,10 +112,21 @@ def _regions_in(mask_HW: np.ndarray, zone: str, *, zone_rule: str) -> np.ndarray
 
 
 def findings_of(
-    mask_HW: np.ndarray, kind: str, *, zone_rule: str, spacing_hw_mm: tuple[float, float] | None = None
+    mask_HW: np.ndarray,
+    kind: str,
+    *,
+    zone_rule: str,
+    spacing_hw_mm: tuple[float, float] | None = None,
+    patient_axes: PatientAxes | None = None,
 ) -> list[Finding]:
     """Findings of a mask: one per region for lesions, one for the whole of an organ (two lungs are one answer)."""
-    return find(mask_HW, zone_rule=zone_rule, per_component=kind == "lesion", spacing_hw_mm=spacing_hw_mm)
+    return find(
+        mask_HW,
+        zone_rule=zone_rule,
+        per_component=kind == "lesion",
+        spacing_hw_mm=spacing_hw_mm,
+        patient_axes=patient_axes,
+    )
 
 
 def load_item(manifest: Manifest, item: Item, preprocessing: Preprocessing) -> dict[str, Any]:
@@ -124,7 +138,7 @@ def load_item(manifest: Manifest, item: Item, preprocessing: Preprocessing) -> d
     """
     source, mask = truth_of(manifest, item)
     assert item.case.modality is not None
-    image, geometry = preprocessing(source, modality=item.case.modality, position=item.slice)
+    image, geometry = open_prepared(manifest, item.case, source, preprocessing).slice(item.slice)
     canonical_mask = geometry.mask_to_canonical(mask)
     if item.edit is not None:
         image = EDITS[item.edit].picture(image, canonical_mask)

@@ -16,6 +16,15 @@ import numpy as np
 SCHEMA_VERSION = 1
 
 MODALITIES = ("ct", "mri", "x-ray", "ultrasound", "endoscopy", "dermoscopy")
+MODALITY_OF_DICOM = {
+    "CT": "ct",
+    "MR": "mri",
+    **dict.fromkeys(("CR", "DX", "MG", "IO", "PX", "RF", "RG", "XA"), "x-ray"),
+    **dict.fromkeys(("US", "IVUS"), "ultrasound"),
+    "ES": "endoscopy",
+    "DMS": "dermoscopy",
+}
+"""Our modality of a DICOM Modality (0008,0060) (PS3.3 C.7.3.1.1.1); codes that are absent, such as PT, have none."""
 TARGET_KINDS = ("lesion", "organ")
 SPLITS = ("train", "val", "test")
 LATERALITIES = ("left", "right")
@@ -99,6 +108,21 @@ class Case:
         raise KeyError(f"case {self.id} has no target {target_id}")
 
 
+@dataclass(frozen=True)
+class SeriesRef:
+    """The DICOM series an image was read from, so that results can point back to it.
+
+    Attributes:
+        files: the instances, in the order of the volume's slices (one file for a multi-frame or single image).
+        frame_of_reference_uid: None for pictures without one.
+    """
+
+    study_uid: str
+    series_uid: str
+    frame_of_reference_uid: str | None
+    files: tuple[str, ...]
+
+
 @dataclass
 class SourceImage:
     """One image as its file holds it, before any change of intensity or orientation.
@@ -109,6 +133,13 @@ class SourceImage:
         spacing_mm: size of a voxel along each array axis (rows, columns for a picture), or None where unknown.
         path: where it was read from, for messages.
         dicom_modality: the DICOM (0008,0060) code where the file has one.
+        patient_axes: for a picture, the patient directions (one letter of L R A P H F each) towards which columns and
+            rows increase, as its file states them (0020,0020); None where it does not, and for volumes.
+        view_position: (0018,5101), for example "PA"; None where not stated.
+        laterality: "left" or "right" where the file says that it shows one side of a paired body part.
+        is_inverted: True for MONOCHROME1: high values are dark. The array is as stored; a preprocessing step inverts.
+        series: for DICOM.
+        notes: what a reader had to decide or could not know, in plain English, for the answer's warnings.
     """
 
     array: np.ndarray
@@ -116,6 +147,12 @@ class SourceImage:
     spacing_mm: tuple[float, ...] | None = None
     path: str = ""
     dicom_modality: str | None = None
+    patient_axes: tuple[str, str] | None = None
+    view_position: str | None = None
+    laterality: str | None = None
+    is_inverted: bool = False
+    series: SeriesRef | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_volume(self) -> bool:

@@ -41,10 +41,11 @@ def _measure(make: Callable[[], Mapping[str, Variant]], name: str, repeats: int)
     run = make()[name]
     for _ in range(repeats):
         run()
-    return _peak_mib()
+    return peak_mib()
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
+    """Peak resident memory of this process so far."""
     # ru_maxrss would do elsewhere; on Linux a new process starts with its parent's.
     status = Path("/proc/self/status")
     if not status.exists():

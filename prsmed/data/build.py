@@ -12,11 +12,12 @@ from pathlib import Path
 from prsmed.data.manifest import Manifest, Refusal, find_leaks, write_manifest, write_refusals
 from prsmed.data.readers import read_image, read_target, sole_label
 from prsmed.data.sources import Defaults, Found, Listing
+from prsmed.data.sources.dicom_tree import is_dicom_tree, list_dicom_tree
 from prsmed.data.sources.folder import IMAGES, list_folder
 from prsmed.data.sources.table import TABLE_SUFFIXES, Columns, list_table
 from prsmed.data.splits import assign_splits
 from prsmed.errors import DataError, RequestError
-from prsmed.types import MODALITIES, SPLITS, TARGET_KINDS, Case, SourceImage, Target
+from prsmed.types import MODALITIES, MODALITY_OF_DICOM, SPLITS, TARGET_KINDS, Case, SourceImage, Target
 
 # an image that is in two given splits stays in the first of these, so that published test sets stay whole
 _PROTECTED_FIRST = tuple(reversed(SPLITS))
@@ -81,7 +82,8 @@ def build(
     differ, the copy in train (then in val) is refused. Groups that lie in two given splits lose the smaller side.
 
     Args:
-        sources: "[NAME=]PATH": a folder with `images/` and `masks/`, or a CSV table. NAME defaults to the folder's.
+        sources: "[NAME=]PATH": a folder with `images/` and `masks/`, a folder of DICOM series with SEG or RTSTRUCT, or
+            a CSV table. NAME defaults to the folder's.
         out_dir: where the manifest is written; it may be the data's own folder.
         modality: of sources and rows that do not state one.
         target: name of what the masks show, where a row does not state it.
@@ -170,9 +172,11 @@ def _list_source(path: Path, defaults: Defaults, columns: Columns) -> Listing:
         return list_table(path, defaults, columns)
     if (path / IMAGES).is_dir():
         return list_folder(path, defaults)
+    if path.is_dir() and is_dicom_tree(path):
+        return list_dicom_tree(path, defaults)
     raise DataError(
-        f"{path}: is neither a folder with {IMAGES}/ and masks/ nor a table ({', '.join(TABLE_SUFFIXES)}); "
-        f"correct the path or arrange the data so"
+        f"{path}: is neither a folder with {IMAGES}/ and masks/, nor one of DICOM series, nor a table "
+        f"({', '.join(TABLE_SUFFIXES)}); correct the path or arrange the data so"
     )
 
 
@@ -180,8 +184,8 @@ def _open_case(manifest: Manifest, found: Found, refusals: list[Refusal]) -> _Ch
     """The case with the targets whose masks can be used and the hashes of its files; None where nothing can be."""
     case = found.case
     try:
-        image_path = manifest.resolve(case, case.image)
-        image = read_image(image_path)
+        image = read_image(manifest.resolve(case, case.image), series_uid=case.series_uid)
+        case = _with_facts_of(image, case)
     except DataError as error:
         refusals.append(Refusal.from_error(error, case.image, found.rows[0], case.id))
         return None
@@ -198,8 +202,25 @@ def _open_case(manifest: Manifest, found: Found, refusals: list[Refusal]) -> _Ch
     if not targets:
         return None
     mask_paths = [manifest.resolve(case, mask.path) for target in targets for mask in target.masks]
-    source = {**case.source, "sha256": _sha256([image_path]), "masks_sha256": _sha256(mask_paths)}
+    image_paths = [Path(file) for file in image.series.files] if image.series else [Path(image.path)]
+    source = {**case.source, "sha256": _sha256(image_paths), "masks_sha256": _sha256(mask_paths)}
     return _Checked(replace(case, targets=tuple(targets), source=source), found.rows[0], frozenset(negative_ids))
+
+
+def _with_facts_of(image: SourceImage, case: Case) -> Case:
+    """The case with what its DICOM file states; a modality that somebody gave has to agree with it."""
+    stated = MODALITY_OF_DICOM.get(image.dicom_modality or "")
+    if stated and case.modality not in (None, stated):
+        raise DataError(
+            f"{case.image}: modality is given as {case.modality}, the file says {image.dicom_modality} ({stated});"
+            " correct the table or the option"
+        )
+    return replace(
+        case,
+        modality=case.modality or stated,
+        dicom_modality=image.dicom_modality,
+        series_uid=image.series.series_uid if image.series else case.series_uid,
+    )
 
 
 def _open_target(manifest: Manifest, case: Case, target: Target, image: SourceImage) -> tuple[Target, bool]:
@@ -218,7 +239,9 @@ def _sha256(paths: Sequence[Path]) -> str:
     """Of the files' bytes, one after the other."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(path.read_bytes())
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -19,10 +19,10 @@ def check_relative_path(path: str, who: str) -> None:
 
 
 def file_inside(root: Path, relative_path: str, who: str) -> Path:
-    """The file that a relative path stands for; containment is checked after resolving links.
+    """The file, or the folder of a DICOM series, that a relative path stands for, contained after resolving links.
 
     Raises:
-        DataError: the path leaves `root`, or no file is there.
+        DataError: the path leaves `root`, or nothing is there.
     """
     check_relative_path(relative_path, who)
     try:
@@ -34,6 +34,6 @@ def file_inside(root: Path, relative_path: str, who: str) -> Path:
             f"{who}: {relative_path} is a link that leads out of root {root} to {path}; "
             "put the file itself there, or choose a root that holds it"
         )
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{who}: there is no file {root / relative_path}; restore it or drop the entry")
     return path

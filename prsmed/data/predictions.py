@@ -40,7 +40,7 @@ class Prediction:
     key: str
     question: str
     query_kind: str
-    soft_HW: np.ndarray
+    soft_HW: np.ndarray  # noqa: N815
     presence_prob: float | None
     model_text: str | None
 
@@ -64,13 +64,13 @@ class PredictionStore:
             a folder as it is.
 
     Raises:
-        DataError: the folder holds predictions about something else, or cannot be read or written.
+        DataError: the folder holds predictions about something else or damaged ones, or cannot be read or written.
     """
 
     def __init__(self, folder: str | Path, about: Mapping[str, Any] | None = None):
         self.folder = Path(folder)
         path = self.folder / ABOUT_FILE
-        if about is not None and not path.exists():
+        if about is not None and not any(self.folder.glob("answers-*.jsonl")):  # nothing is lost by another system
             write_atomically(path, json.dumps(about, indent=2, ensure_ascii=False, default=str) + "\n")
         try:
             self.about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -86,9 +86,12 @@ class PredictionStore:
 
     def _read_lines(self) -> Iterable[_Line]:
         for path in sorted(self.folder.glob("answers-*.jsonl")):
-            for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if text.endswith("\n"):  # else it was being written when the run was killed
-                    yield _Line(**json.loads(text))
+            *whole, _ = path.read_bytes().split(b"\n")  # the last is what a killed run left, or empty
+            try:
+                yield from (_Line(**json.loads(line)) for line in whole)
+            except (ValueError, TypeError) as error:
+                remedy = f"delete {self.folder} and run again"
+                raise DataError(f"{path}: holds a damaged line ({error}); {remedy}") from error
 
     def refresh(self) -> None:
         """See what other processes have added."""
@@ -112,7 +115,7 @@ class PredictionStore:
         path = self.folder / f"answers-{rank}.jsonl"
         _end_broken_line(path)
         with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(line), ensure_ascii=False) + "\n")
+            stream.write(json.dumps(asdict(line)) + "\n")
         self._lines[prediction.key] = line
 
     def get(self, key: str) -> Prediction:

@@ -3,63 +3,38 @@
 The same list stands in the training config, in the checkpoint and in the predictor, so training and inference cannot
 differ. A step is `{"transform": NAME, "form": "volume" | "picture", "modalities": [...], ...arguments}`; `form` and
 `modalities` limit it to some cases. Only the transforms named in `TRANSFORMS` can be asked for.
+
+Of a volume only the slab of the wanted slice is ever converted and changed. What a step before `SliceByAxisd` must know
+of the whole volume (percentiles, a bias field) is measured once, in `Preprocessing.prepare`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import (
-    MapTransform,
-    Orientationd,
-    ScaleIntensityRanged,
-    ScaleIntensityRangePercentilesd,
-    Spacingd,
-    Transform,
-)
+from monai.transforms import MapTransform, Orientationd, ScaleIntensityRanged, Spacingd
 
+from prsmed.data.bias_field import N4BiasFieldCorrectiond
+from prsmed.data.scaling import (
+    CTWindowd,
+    InvertMonochrome1d,
+    ScaleByDtyped,
+    ScalePercentilesd,
+    ScalePercentilesInBodyd,
+    ZScoreInBodyd,
+)
+from prsmed.data.slabs import Slabs, slab_affine, take_slab
 from prsmed.data.slicing import SliceByAxisd, volume_frame
 from prsmed.errors import DataError, RequestError
 from prsmed.geometry import Geometry, VolumeFrame
 from prsmed.types import SliceRef, SourceImage
 
 IMAGE = "image"
-
-
-class ScaleByDtyped(MapTransform):
-    """Scale a picture to [0, 1] by what its type can hold: 8 bit by 255, else by its own minimum and maximum.
-
-    Files of 16 bit or float rarely use their whole range (12 bit in 16 is common), so theirs is measured.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            values = item[key].float()
-            low, high = (0.0, 255.0) if item["source_dtype"] == "uint8" else (float(values.min()), float(values.max()))
-            item[key] = (values - low) / max(high - low, 1e-6)
-        return item
-
-
-class ScalePercentilesd(ScaleIntensityRangePercentilesd):
-    """MONAI's `ScaleIntensityRangePercentilesd`, each channel to [0, 1] without exception.
-
-    MONAI leaves a channel unscaled where its two percentiles coincide, as in a picture that is black but for a few
-    pixels; here such a channel is cut to [0, 1] like any other.
-    """
-
-    def __init__(self, keys: str, lower: float, upper: float):
-        super().__init__(keys, lower, upper, b_min=0.0, b_max=1.0, clip=True, channel_wise=True)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = super().__call__(data)
-        for key in self.key_iterator(item):
-            item[key] = torch.as_tensor(item[key]).clamp(0, 1)
-        return item
 
 
 class ToCanonicald(MapTransform):
@@ -92,18 +67,23 @@ class ToCanonicald(MapTransform):
 TRANSFORMS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
+        CTWindowd,
+        InvertMonochrome1d,
+        N4BiasFieldCorrectiond,
         Orientationd,
+        ScaleByDtyped,
         ScaleIntensityRanged,
         ScalePercentilesd,
-        ScaleByDtyped,
+        ScalePercentilesInBodyd,
         SliceByAxisd,
         Spacingd,
         ToCanonicald,
+        ZScoreInBodyd,
     )
 }
 
 
-class Step(Transform):
+class Step:
     """One dictionary transform and the cases it is for."""
 
     def __init__(self, step: Mapping[str, Any]):
@@ -115,11 +95,10 @@ class Step(Transform):
         self.modalities = arguments.pop("modalities", None)
         self.transform = TRANSFORMS[name](keys=IMAGE, **arguments)
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        form = "volume" if item["volume_frame"] is not None else "picture"
-        if self.form not in (None, form) or (self.modalities is not None and item["modality"] not in self.modalities):
-            return item
-        return self.transform(item)
+    def is_for(self, image: SourceImage, modality: str) -> bool:
+        """Whether images of this form and modality take this step."""
+        form = "volume" if image.is_volume else "picture"
+        return self.form in (None, form) and (self.modalities is None or modality in self.modalities)
 
 
 class Preprocessing:
@@ -127,45 +106,129 @@ class Preprocessing:
 
     Args:
         steps: plain data, see the module's text.
+
+    Attributes:
+        key: the same for equal steps.
+
+    Raises:
+        RequestError: an unknown step, arguments that make no sense, or volumes resampled before they are sliced.
     """
 
     def __init__(self, steps: Sequence[Mapping[str, Any]]):
+        self.key = json.dumps([dict(step) for step in steps], sort_keys=True)
         self.steps = [Step(step) for step in steps]
+        kinds = [type(step.transform) for step in self.steps]
+        if SliceByAxisd in kinds and Spacingd in kinds[: kinds.index(SliceByAxisd)]:
+            raise RequestError(
+                "preprocessing steps: Spacingd stands before SliceByAxisd, but slices are taken from the stored grid,"
+                " so that masks go back to their voxels; move Spacingd behind SliceByAxisd"
+            )
+
+    def prepare(self, image: SourceImage, *, modality: str) -> Prepared:
+        """Measure what the steps must know of the whole image; after that each slice costs the same.
+
+        A volume is neither copied nor converted here. Its percentiles are exact, see `prsmed.data.slabs`.
+        """
+        prepared = Prepared(image, modality)
+        is_sliced = False
+        for transform in [step.transform for step in self.steps if step.is_for(image, modality)]:
+            is_sliced = is_sliced or isinstance(transform, SliceByAxisd)
+            if image.is_volume and not is_sliced and hasattr(transform, "measured"):
+                transform = transform.measured(prepared.slabs())
+            prepared.transforms.append(transform)
+        return prepared
 
     def __call__(
         self, image: SourceImage, *, modality: str, position: SliceRef | None = None
     ) -> tuple[torch.Tensor, Geometry]:
-        """The canonical image, float32 (3, h, w) without padding, and the way back to the file's grid.
+        """`prepare` and one `Prepared.slice`: for a picture, or a single slice.
 
         Raises:
             RequestError: a volume without the slice to look at.
             DataError: the volume has no such slice, or no intensity step is meant for this modality.
         """
+        return self.prepare(image, modality=modality).slice(position)
+
+
+class Prepared:
+    """One image and the transforms that give its canonical images, with everything measured that they need.
+
+    Attributes:
+        image: the source, unchanged and not copied.
+        modality: the model's word.
+        transforms: in order; of a volume they run on one slab at a time.
+    """
+
+    def __init__(self, image: SourceImage, modality: str):
+        self.image = image
+        self.modality = modality
+        self.transforms: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
+
+    def slice(self, position: SliceRef | None = None) -> tuple[torch.Tensor, Geometry]:
+        """The canonical image, float32 (3, h, w) without padding, and the way back to the file's grid.
+
+        Args:
+            position: which slice of a volume; a picture needs none.
+
+        Raises:
+            RequestError: a volume without the slice to look at.
+            DataError: the volume has no such slice, or no intensity step is meant for this modality.
+        """
+        image = self.image
         frame: VolumeFrame | None = None
-        array: torch.Tensor
         if image.is_volume:
             if position is None:
                 raise RequestError(f"{image.path}: is a volume; say which slice to look at (axis and index)")
             frame = volume_frame(image, position)
-            voxels_CIJK = torch.from_numpy(image.array[None].astype(np.float32))
-            array = MetaTensor(voxels_CIJK, affine=torch.from_numpy(np.asarray(image.affine_ijk_to_ras)))
-            slice_hw_px = _hw_px(frame.take(image.array))
+            slab = take_slab(image.array, frame.array_axis, frame.index)
+            item = self._slab_item(slab, frame.array_axis, frame.index, frame)
+            slice_hw_px = _hw_px(frame.take(np.broadcast_to(np.False_, image.array.shape)))
             spacing_hw_mm: tuple[float, float] | None = frame.spacing_hw_mm
         else:
-            array = torch.from_numpy(np.moveaxis(image.array, -1, 0).astype(np.float32))
+            item = self._item(torch.from_numpy(np.moveaxis(image.array, -1, 0).astype(np.float32)), None)
             slice_hw_px = _hw_px(image.array)
             spacing_hw_mm = (image.spacing_mm[0], image.spacing_mm[1]) if image.spacing_mm else None
-        item: dict[str, Any] = {
-            IMAGE: array,
-            "modality": modality,
-            "volume_frame": frame,
-            "source_dtype": str(image.array.dtype),
-            "path": image.path,
-        }
-        for step in self.steps:
-            item = step(item)
+        for transform in self.transforms:
+            item = transform(item)
         canonical: torch.Tensor = item[IMAGE]
-        return canonical, Geometry(slice_hw_px, _hw_px(canonical[0]), spacing_hw_mm, frame)
+        geometry = Geometry(
+            slice_hw_px,
+            _hw_px(canonical[0]),
+            spacing_hw_mm,
+            frame,
+            picture_axes=image.patient_axes,
+            laterality=image.laterality,
+        )
+        return canonical, geometry
+
+    def slabs(self) -> Slabs:
+        """The volume as the transforms so far leave it, slab by slab, in stored order."""
+        # reorientation moves values and changes none
+        so_far = [transform for transform in self.transforms if not isinstance(transform, Orientationd)]
+
+        def change(slab_ijk: np.ndarray, axis: int, index: int) -> np.ndarray:
+            item = self._slab_item(slab_ijk, axis, index, None)
+            for transform in so_far:
+                item = transform(item)
+            return np.asarray(item[IMAGE])[0]
+
+        assert self.image.affine_ijk_to_ras is not None
+        return Slabs(self.image.array, self.image.affine_ijk_to_ras, change if so_far else None)
+
+    def _slab_item(self, slab_ijk: np.ndarray, axis: int, index: int, frame: VolumeFrame | None) -> dict[str, Any]:
+        assert self.image.affine_ijk_to_ras is not None
+        affine = torch.from_numpy(slab_affine(self.image.affine_ijk_to_ras, axis, index))
+        return self._item(MetaTensor(torch.from_numpy(slab_ijk[None].astype(np.float32)), affine=affine), frame)
+
+    def _item(self, image_C: torch.Tensor, frame: VolumeFrame | None) -> dict[str, Any]:
+        return {
+            IMAGE: image_C,
+            "modality": self.modality,
+            "volume_frame": frame,
+            "source_dtype": str(self.image.array.dtype),
+            "is_inverted": self.image.is_inverted,
+            "path": self.image.path,
+        }
 
 
 def _hw_px(picture: np.ndarray | torch.Tensor) -> tuple[int, int]:

@@ -9,9 +9,11 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from prsmed.errors import DataError
+from prsmed.errors import DataError, RequestError
 from prsmed.geometry import DISPLAY_AXIS_OF, VolumeFrame
-from prsmed.types import SliceRef, SourceImage
+from prsmed.types import SLICE_AXES, SliceRef, SourceImage
+
+SLICE_CHOICES = ("spread", "all", "largest", "every")
 
 
 def volume_frame(image: SourceImage, position: SliceRef) -> VolumeFrame:
@@ -34,25 +36,51 @@ def volume_frame(image: SourceImage, position: SliceRef) -> VolumeFrame:
 
 
 def choose_slices(
-    image: SourceImage, mask_ijk: np.ndarray, *, axis: str, with_target: int, without_target: int
+    image: SourceImage,
+    mask_ijk: np.ndarray,
+    *,
+    axis: str,
+    choice: str = "spread",
+    with_target: int = 1,
+    without_target: int = 0,
+    every: int = 1,
 ) -> list[SliceRef]:
-    """Evenly spread slices along an anatomical axis: some that show the target, some that do not.
+    """Slices along an anatomical axis, evenly spread or by what they show.
 
     Args:
         mask_ijk: the target's mask on the stored grid.
-        with_target, without_target: at most how many of each; a volume without the target gives `with_target`
-            empty ones.
+        axis: axial, coronal or sagittal.
+        choice: which slices that show the target: "spread", at most `with_target` of them; "all"; "largest", the one
+            with most of it. Or "every": each `every`-th slice of the volume, whatever it shows.
+        with_target: also how many empty slices a volume without the target gives.
+        without_target: at most how many slices that do not show it are added (not for "every").
 
     Returns:
         Indices along the stored array's nearest axis, ascending.
+
+    Raises:
+        RequestError: an unknown axis or choice, or a number that is too small.
     """
+    if axis not in SLICE_AXES or choice not in SLICE_CHOICES or min(with_target, every) < 1 or without_target < 0:
+        raise RequestError(
+            f"slices: got axis {axis!r}, choice {choice!r}, with_target {with_target}, without_target {without_target},"
+            f" every {every}; use an axis of {', '.join(SLICE_AXES)}, a choice of {', '.join(SLICE_CHOICES)} and"
+            " numbers from 1 (without_target from 0)"
+        )
     array_axis = volume_frame(image, SliceRef(axis, 0)).array_axis
-    others = tuple(other for other in range(3) if other != array_axis)
-    shows = np.asarray(mask_ijk.any(axis=others))
-    if shows.any():
-        chosen = [*_spread(np.flatnonzero(shows), with_target), *_spread(np.flatnonzero(~shows), without_target)]
+    area_px = np.count_nonzero(mask_ijk, axis=tuple(other for other in range(3) if other != array_axis))
+    shows = np.flatnonzero(area_px)
+    if choice == "every":
+        chosen = list(range((len(area_px) - 1) % every // 2, len(area_px), every))
+    elif not len(shows):
+        chosen = _spread(np.arange(len(area_px)), with_target)
     else:
-        chosen = _spread(np.arange(len(shows)), with_target)
+        of_target = {
+            "spread": _spread(shows, with_target),
+            "all": shows.tolist(),
+            "largest": [int(area_px.argmax())],
+        }
+        chosen = [*of_target[choice], *_spread(np.flatnonzero(area_px == 0), without_target)]
     return [SliceRef(axis, index) for index in sorted(chosen)]
 
 
@@ -64,10 +92,10 @@ def _spread(indices: np.ndarray, count: int) -> list[int]:
 
 
 class SliceByAxisd(MapTransform):
-    """Take one slice of a volume that `Orientationd` has brought to LPI, as displayed: rows down, columns right.
+    """From a slab to its slice as displayed: rows down, columns right.
 
-    Reads `volume_frame` (a `VolumeFrame`) from the item; (C, X, Y, Z) becomes a `MetaTensor` (C, H, W) whose affine
-    holds the pixel size in mm (rows, columns).
+    The slab is one slice thick and brought to LPI by `Orientationd`. Reads `volume_frame` (a `VolumeFrame`) from the
+    item; (C, X, Y, Z) becomes a `MetaTensor` (C, H, W) whose affine holds the pixel size in mm (rows, columns).
     """
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
@@ -76,7 +104,7 @@ class SliceByAxisd(MapTransform):
         assert isinstance(frame, VolumeFrame)
         rows_mm, columns_mm = frame.spacing_hw_mm
         for key in self.key_iterator(item):
-            volume = torch.as_tensor(np.asarray(item[key]))
-            picture = volume.select(1 + DISPLAY_AXIS_OF[frame.axis], frame.display_index).transpose(1, 2)
+            slab = torch.as_tensor(np.asarray(item[key]))
+            picture = slab.squeeze(1 + DISPLAY_AXIS_OF[frame.axis]).transpose(1, 2)
             item[key] = MetaTensor(picture.contiguous(), affine=torch.diag(torch.tensor([rows_mm, columns_mm, 1.0])))
         return item

@@ -32,14 +32,14 @@ class Asked:
     modality: str
     target: str
     kind: str
-    truth_HW: np.ndarray
+    truth_HW: np.ndarray  # noqa: N815
 
 
 @dataclass(frozen=True)
 class Replied:
     """A baseline's answer: bool mask on the picture's grid, probability that the target is there, sentence."""
 
-    mask_HW: np.ndarray
+    mask_HW: np.ndarray  # noqa: N815
     presence_prob: float
     model_text: str
 
@@ -79,15 +79,19 @@ class TrainingMasks:
         self._constant: dict[tuple[str, str], np.ndarray] = {}
 
     def of(self, modality: str, target: str) -> Seen:
-        """What was seen of a target, which may be nothing."""
-        return self._seen.get((modality, target), Seen())
+        """What was seen of a target: in this modality, else in any other, else nothing."""
+        return self._seen.get(self._key(modality, target), Seen())
 
     def mean_mask(self, modality: str, target: str) -> np.ndarray:
         """The mean of the target's masks, cut where that gives the best mean Dice on these masks themselves."""
-        key = (modality, target)
+        key = self._key(modality, target)
         if key not in self._constant:
             self._constant[key] = _best_cut(np.stack(self._seen[key].masks))
         return self._constant[key]
+
+    def _key(self, modality: str, target: str) -> tuple[str, str]:
+        elsewhere = (key for key in self._seen if key[1] == target)
+        return (modality, target) if (modality, target) in self._seen else next(elsewhere, (modality, target))
 
 
 def constant(asked: Asked, training: TrainingMasks, *, zone_rule: str) -> Replied:

@@ -48,16 +48,20 @@ def _label_set(row: ScoreRow) -> str:
 
 
 def position_statistics(rows: Sequence[ScoreRow]) -> dict[str, Statistic]:
-    """Accuracy, balanced accuracy and Cohen's kappa over the judged ones of these rows; kappa without constant sets."""
+    """Accuracy, balanced accuracy and kappa over the judged ones of these rows; kappa without constant sets."""
     constant = set(constant_label_sets(rows))
     judged_R = np.array([is_judged(row) for row in rows], dtype=bool)
-    varied_R = np.array([_label_set(row) not in constant for row in rows], dtype=bool) & judged_R
+    sets_R = np.array([_label_set(row) for row in rows])
+    varied_R = judged_R & ~np.isin(sets_R, list(constant))
+    strata = [np.flatnonzero(varied_R & (sets_R == name)) for name in sorted({*sets_R[varied_R]})]
     right_R = np.array([row.zones_right for row in rows], dtype=np.float64)
     cells_RK = _cells(rows)
     return {
         "accuracy": mean(right_R, judged_R),
         "balanced_accuracy": Statistic(lambda weights_SR: balanced_accuracy(_tables(weights_SR, cells_RK)), judged_R),
-        "kappa": Statistic(lambda weights_SR: cohen_kappa(_tables(weights_SR * varied_R, cells_RK)), varied_R),
+        "kappa": Statistic(
+            lambda weights_SR: stratified_kappa([_tables(weights_SR[:, R], cells_RK[R]) for R in strata]), varied_R
+        ),
     }
 
 
@@ -67,12 +71,21 @@ def balanced_accuracy(tables_STP: np.ndarray) -> np.ndarray:
     return divide(np.nansum(recalls_ST, axis=1), np.isfinite(recalls_ST).sum(axis=1))
 
 
-def cohen_kappa(tables_STP: np.ndarray) -> np.ndarray:
-    """Agreement beyond chance (Cohen 1960): (p_observed - p_chance) / (1 - p_chance); NaN where chance is certain."""
-    total_S = tables_STP.sum(axis=(1, 2))
-    by_chance_S = (tables_STP.sum(axis=2) * tables_STP.sum(axis=1)[:, : len(ZONES)]).sum(axis=1)
-    # In counts, not shares: whole numbers cancel exactly, so that a constant answer gives 0 and not 1e-17.
-    return divide(total_S * _right(tables_STP).sum(axis=1) - by_chance_S, total_S**2 - by_chance_S)
+def stratified_kappa(strata_STP: Sequence[np.ndarray]) -> np.ndarray:
+    """Agreement beyond chance, chance being that of each set by itself (Cohen 1960; Barlow et al. 1991).
+
+    With p_o right and p_e right by chance in a set of n: the sum of n (p_o - p_e) by the sum of n (1 - p_e); NaN where
+    chance is certain. One set gives Cohen's kappa. An answer that only knows the usual zone of every target gives 0,
+    where one table over all targets would reward it for telling the targets apart.
+    """
+    beyond_S, possible_S = np.float64(0), np.float64(0)
+    for tables_STP in strata_STP:
+        total_S = tables_STP.sum(axis=(1, 2))
+        by_chance_S = (tables_STP.sum(axis=2) * tables_STP.sum(axis=1)[:, : len(ZONES)]).sum(axis=1)
+        # In counts, not shares: whole numbers cancel exactly, so that a constant answer gives 0 and not 1e-17.
+        beyond_S = beyond_S + np.nan_to_num(divide(total_S * _right(tables_STP).sum(axis=1) - by_chance_S, total_S))
+        possible_S = possible_S + np.nan_to_num(divide(total_S**2 - by_chance_S, total_S))
+    return divide(np.atleast_1d(beyond_S), np.atleast_1d(possible_S))
 
 
 def position_scores(rows: Sequence[ScoreRow], intervals: Bootstrap | None) -> dict[str, Any]:

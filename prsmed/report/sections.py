@@ -39,8 +39,8 @@ READING = (
     (
         "Dice, IoU, NSD, box IoU, Acc@0.5",
         "Over images that show the target, on the grid of the source picture. A missed target is 0. NSD is the share "
-        "of both outlines that lie within the stated tolerance of each other; Acc@0.5 is the share of boxes with an "
-        "IoU above 0.5.",
+        "of both outlines that lie within the tolerance stated above of each other; Acc@0.5 is the share of boxes "
+        "with an IoU above 0.5.",
     ),
     (
         "Empty masks",
@@ -103,6 +103,19 @@ def _facts(content: Block) -> Iterator[tuple[str, str]]:
     yield "Data fingerprint", str(content.get("data_fingerprint") or "unknown")
     for name, value in flat(content.get("model") or {}):
         yield f"Model {name}", value
+    yield from _settings(content.get("settings") or {})
+
+
+def _settings(settings: Block) -> Iterator[tuple[str, str]]:
+    """How the numbers were made; what is not stated is left out."""
+    if tolerance := settings.get("tolerance"):
+        yield "NSD tolerance", f"{tolerance['mm']:g} mm where the size of a pixel is known, else {tolerance['px']:g} px"
+    if thresholds := settings.get("thresholds"):
+        yield "Thresholds", ", ".join(f"{name} {value:g}" for name, value in thresholds.items())
+    if zone_rule := settings.get("zone_rule"):
+        yield "Zone rule", str(zone_rule)
+    if intervals := settings.get("intervals"):
+        yield "Intervals", f"{intervals['coverage']:.0%}, {intervals['draws']} draws of {intervals['drawn']}"
 
 
 def _headline(content: Block) -> Iterator[tuple[str, Cell]]:

@@ -6,7 +6,8 @@ import numpy as np
 from skimage import measure
 
 from prsmed.errors import DataError
-from prsmed.geometry import box_center_px, mask_to_box
+from prsmed.geometry import PatientAxes, box_center_px, mask_to_box
+from prsmed.text.patient import patient_slots
 from prsmed.text.positions import border_ambiguous, get_rule, is_central, side_and_level, zone_of
 from prsmed.types import Finding
 
@@ -19,6 +20,7 @@ def find(
     min_area_px: int | None = None,
     spacing_hw_mm: tuple[float, float] | None = None,
     prob_HW: np.ndarray | None = None,
+    patient_axes: PatientAxes | None = None,
 ) -> list[Finding]:
     """The findings of a mask, largest first; an empty mask has none, so it has no position and no box.
 
@@ -32,6 +34,7 @@ def find(
         min_area_px: smallest component in pixels; by default `default_min_area_px`.
         spacing_hw_mm: size of a pixel, rows then columns; without it nothing is given in millimetres.
         prob_HW: float, the same grid; a finding's score is its mean over the finding's pixels.
+        patient_axes: how the picture lies in the patient; without it every patient word is "unknown".
 
     Raises:
         DataError: the mask is not a bool picture, or the probabilities lie on another grid.
@@ -46,8 +49,8 @@ def find(
         min_area_px = default_min_area_px(mask_HW.shape)
     labels_HW, kept = components(mask_HW, min_area_px)
     if kept and not per_component:
-        return [_finding(np.isin(labels_HW, kept), rule_id, spacing_hw_mm, prob_HW)]
-    return [_finding(labels_HW == label, rule_id, spacing_hw_mm, prob_HW) for label in kept]
+        return [_finding(np.isin(labels_HW, kept), rule_id, spacing_hw_mm, prob_HW, patient_axes)]
+    return [_finding(labels_HW == label, rule_id, spacing_hw_mm, prob_HW, patient_axes) for label in kept]
 
 
 def default_min_area_px(image_hw_px: tuple[int, ...]) -> int:
@@ -68,6 +71,7 @@ def _finding(
     rule_id: str,
     spacing_hw_mm: tuple[float, float] | None,
     prob_HW: np.ndarray | None,
+    patient_axes: PatientAxes | None,
 ) -> Finding:
     hw_px = region_HW.shape
     box = mask_to_box(region_HW)
@@ -91,5 +95,6 @@ def _finding(
         area_px=int(rows.size),
         area_mm2=area_mm2,
         box_xyxy_mm=box_mm,
+        **patient_slots(patient_axes, box, hw_px),
         score=None if prob_HW is None else float(prob_HW[region_HW].mean()),
     )

@@ -5,6 +5,9 @@ over ("left" alone, "top bottom", "upper left and right"), when a position is no
 lobe", "the center of the polyp"), when two positions stand together without words that count two findings, and when
 a position and "no ... visible" meet. "near the center" after a quadrant (the addition of the mmrs rule) is read and
 leaves the zone the quadrant; "near" anywhere else is unreadable.
+
+Words about the patient ("the patient's right, anterior") state nothing about the picture: those that `rule_text` adds
+are set aside, and any other direction of the patient ("the patient's upper left") makes a sentence unreadable.
 """
 
 from __future__ import annotations
@@ -45,6 +48,16 @@ _COUNTING = _words("another other second third one")
 _JOINING = _COUNTING | _words("and also plus while")
 _BREAKS = {".", ";", "!", "but"}
 _TOKEN = re.compile(r"[^\W_]+|[.,;!?]")
+
+# What `prsmed.text.patient` adds to a sentence. Only these exact phrases: a direction word beside them is left over.
+_THIRD = r"(?:upper|middle|lower)"
+_OF_THE_PATIENT = re.compile(
+    r"in the middle between the patient's left and right\b"
+    rf"|the patient's (?:(?:left|right)(?: {_THIRD} zone)?|{_THIRD} zone)\b"
+    rf"|in the {_THIRD} third of the scanned volume\b"
+    r"|patient side unknown: (?:the file|this view) does not (?:state|show) it\b"
+)
+_ELSEWHERE = "patientward"
 
 # Clauses that say a target is absent. A whole clause must match, so that "no doubt", "no other polyp" or "not clearly
 # visible" do not.
@@ -137,6 +150,7 @@ def _tokens(text: str, target: str) -> list[str]:
     for name in (plural(target), target) if target.strip() else ():
         words = r"\s+".join(re.escape(word) for word in _plain(name).split())
         text = re.sub(rf"(?<!\w){words}(?!\w)", " target ", text)
+    text = _OF_THE_PATIENT.sub(f" {_ELSEWHERE} ", text)
     text = re.sub(r"\bcan(?:not|'t)\b", "can not", text)
     text = re.sub(r"n't\b", " not", text)
     for characters, replacement in (("/|\\", " or "), (":()[]", " , "), ("\n\r", " . ")):
@@ -157,7 +171,7 @@ def _read_places(tokens: list[str]) -> list[_Place] | None:
         zone, length = _zone_at(tokens, index)
         if zone:
             stop = _skip_near_center(tokens, index + length) if zone != "center" else index + length
-            if not _is_about_the_picture(tokens, stop):
+            if _is_about_the_patient(tokens, index) or not _is_about_the_picture(tokens, stop):
                 return None
             places.append(_Place(zone, index, stop))
             index = stop
@@ -186,6 +200,11 @@ def _skip_near_center(tokens: list[str], index: int) -> int:
     addition = " ".join(tokens[rest : rest + 4])
     match = re.match(r"(?:near|close to) (?:the )?(?:center|centre|middle)\b", addition)
     return rest + len(match.group().split()) if match else index
+
+
+def _is_about_the_patient(tokens: list[str], index: int) -> bool:
+    """Whether what comes before a position makes it one of the patient: "the patient's upper left"."""
+    return tokens[max(index - 2, 0) : index] == ["patient", "s"] or tokens[max(index - 1, 0)] == _ELSEWHERE
 
 
 def _is_about_the_picture(tokens: list[str], index: int) -> bool:

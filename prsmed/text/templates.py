@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 from prsmed.errors import DataError, RequestError
 from prsmed.text.grammar import MODALITY_WORDS, PLURAL, SINGULAR, count_word, is_plural, plural
 from prsmed.text.parse import parse_position
+from prsmed.text.patient import patient_remark, patient_words
 from prsmed.types import MODALITIES, SPLITS, ZONES, Finding
 
 TEMPLATES_PATH = Path(__file__).with_name("templates.json")
@@ -35,10 +36,10 @@ _REQUIRED_SLOTS = {
     "choice": {"target", "options"},
 }
 _RULE_SENTENCES = {
-    "answer": "The {target} {is} in the {position} of the image.",
+    "answer": "The {target} {is} in the {position} of the image{details}.",
     "negative": "No {target} {is} visible in this image.",
     "several": "There are {count} {targets}: {positions} of the image.",
-    "many": "There are {count} {targets}; the largest is in the {position} of the image.",
+    "many": "There are {count} {targets}; the largest is in the {position} of the image{details}.",
 }
 
 T = TypeVar("T")
@@ -169,14 +170,47 @@ class TemplateBank:
         return ChoiceTurn(f"{name}-choice-{index + 1}", question, options, LETTERS[options.index(findings[0].zone)])
 
 
-def rule_text(findings: Sequence[Finding], *, target: str, modality: str | None = None, max_described: int = 2) -> str:
+def rule_text(
+    findings: Sequence[Finding],
+    *,
+    target: str,
+    modality: str | None = None,
+    max_described: int = 2,
+    side_expected: bool = False,
+) -> str:
     """The one plain sentence that states the findings (largest first), always the same for the same findings.
+
+    Where the findings know it, the place in the patient and the size follow the place in the picture: "The brain tumour
+    is in the top left of the image: the patient's right, anterior, about 23 x 18 mm." An X-ray's size is not said.
+
+    Args:
+        side_expected: add a sentence where the patient's side is unknown (`prsmed.text.patient.expects_side`).
 
     Raises:
         RequestError: unknown modality or empty target name.
     """
     phrases = [finding.zone.replace("-", " ") for finding in findings]
-    return _state(_RULE_SENTENCES, findings, phrases, target=target, modality=modality, max_described=max_described)
+    sentence = _state(
+        _RULE_SENTENCES,
+        findings,
+        phrases,
+        target=target,
+        modality=modality,
+        max_described=max_described,
+        details=[_details(finding, modality) for finding in findings],
+    )
+    remark = patient_remark(described_findings(findings, max_described), side_expected=side_expected)
+    return f"{sentence} {remark}".rstrip()
+
+
+def _details(finding: Finding, modality: str | None) -> str:
+    """Place in the patient and size, each where it is known: "the patient's right, about 23 x 18 mm"."""
+    details = [patient_words(finding)]
+    # an X-ray is magnified: its millimetres are usually those of the detector, not of the patient
+    if finding.box_xyxy_mm is not None and modality != "x-ray":
+        x0, y0, x1, y1 = finding.box_xyxy_mm
+        details.append(f"about {max(1, round(x1 - x0))} x {max(1, round(y1 - y0))} mm")
+    return ", ".join(filter(None, details))
 
 
 def described_findings(findings: Sequence[Finding], max_described: int = 2) -> Sequence[Finding]:
@@ -192,6 +226,7 @@ def _state(
     target: str,
     modality: str | None,
     max_described: int,
+    details: Sequence[str] = (),
 ) -> str:
     """Fill the sentence that fits the number of findings; `phrases` are their positions in words."""
     if not findings:
@@ -200,11 +235,14 @@ def _state(
         f"{phrase} near the center" if finding.central and finding.zone != "center" else phrase
         for finding, phrase in zip(findings, phrases, strict=True)
     ]
+    of_largest = {"position": positions[0], "details": f": {details[0]}" if any(details[:1]) else ""}
     if len(findings) == 1:
-        return _fill(sentences["answer"], target=target, modality=modality, position=positions[0])
+        return _fill(sentences["answer"], target=target, modality=modality, **of_largest)
     count = count_word(len(findings))
     if len(findings) > max_described:
-        return _fill(sentences["many"], target=target, modality=modality, count=count, position=positions[0])
+        return _fill(sentences["many"], target=target, modality=modality, count=count, **of_largest)
+    for index, detail in enumerate(details):
+        positions[index] += f" ({detail})" if detail else ""
     listed = ", ".join(f"one in the {position}" for position in positions[:-1])
     listed += f" and another in the {positions[-1]}"
     return _fill(sentences["several"], target=target, modality=modality, count=count, positions=listed)

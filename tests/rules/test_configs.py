@@ -10,7 +10,18 @@ from monai.bundle.properties import InferProperties, TrainProperties
 
 # Run ids: `initialize`, `run`, `finalize` are MONAI's defaults, the others are what our commands name.
 RUN_IDS = {"imports", "initialize", "run", "finalize", "training", "evaluating", "inferring"}
+RUN_IDS |= {"predicting", "scoring", "questions"}
+OVERLAYS = {
+    "evaluate_baseline.json": "evaluate.json",
+    "evaluate_external.json": "evaluate.json",
+    "evaluate_stored.json": "evaluate.json",
+    "multi_gpu_evaluate.json": "evaluate.json",
+    "multi_gpu_train.json": "train.json",
+    "train_unet.json": "train.json",
+}
+"""Configs that replace values of another one, which is read before them."""
 MONAI_IDS = {entry["id"] for properties in (TrainProperties, InferProperties) for entry in properties.values()}
+MONAI_IDS |= {"output_dir"}  # of `run --tracking mlflow`
 _REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*(?:(?:::|#)\w+)*)")
 
 
@@ -31,10 +42,14 @@ def references(content: Any) -> Iterator[str]:
         yield from (normal_id(item_id) for item_id in _REFERENCE.findall(content))
 
 
-def unread_ids(configs: dict[str, dict[str, Any]]) -> list[str]:
-    """Ids of values nobody reads, as `file: id`. An overlay's values count as read where any config reads them."""
-    read = {item_id for content in configs.values() for item_id in references(content)} | MONAI_IDS | RUN_IDS
-    return [f"{name}: {item_id}" for name, content in configs.items() for item_id in _unread(content, "", read)]
+def unread_ids(configs: dict[str, dict[str, Any]], overlays: dict[str, str]) -> list[str]:
+    """Ids of values nobody reads, as `file: id`. A config reads its own values, and those of its overlays."""
+    unread = []
+    for name, content in configs.items():
+        base = configs[overlays[name]] if name in overlays else {}
+        read = {*references(content), *references(base)} | MONAI_IDS | RUN_IDS
+        unread += [f"{name}: {item_id}" for item_id in _unread(content, "", read)]
+    return unread
 
 
 def _unread(content: dict[str, Any], section: str, read: set[str]) -> Iterator[str]:
@@ -52,7 +67,9 @@ def _unread(content: dict[str, Any], section: str, read: set[str]) -> Iterator[s
 
 def test_every_config_value_is_read(repository: Path) -> None:
     files = [file for file in sorted((repository / "configs").glob("*.json")) if file.name != "metadata.json"]
-    unread = unread_ids({file.name: json.loads(file.read_text(encoding="utf-8")) for file in files})
+    configs = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    assert set(OVERLAYS) < set(configs)
+    unread = unread_ids(configs, OVERLAYS)
     assert not unread, f"nobody reads {unread}"
 
 
@@ -69,8 +86,11 @@ def test_unread_values_are_found() -> None:
         "run": ["$@train#trainer.run()"],
     }
     overlay = {"rate": 0.1, "train#optimizer#lr": 0.2, "train#sampler": None}
-    assert unread_ids({"train.json": train, "preset_small.json": overlay}) == [
+    other = {"rate": 0.3}
+    configs = {"train.json": train, "preset_small.json": overlay, "evaluate.json": other}
+    assert unread_ids(configs, {"preset_small.json": "train.json"}) == [
         "train.json: forgotten",
         "train.json: train::schedule",
         "preset_small.json: train::sampler",
+        "evaluate.json: rate",
     ]

@@ -14,9 +14,11 @@ FLOORS = (
     ("prsmed.geometry",),
     ("prsmed.data", "prsmed.text"),
     ("prsmed.models",),
-    ("prsmed.samples", "prsmed.losses", "prsmed.metrics"),
-    ("prsmed.probes",),
-    ("prsmed.predictor", "prsmed.report"),
+    ("prsmed.samples", "prsmed.losses", "prsmed.metrics", "prsmed.volumes", "prsmed.loaded"),
+    ("prsmed.probes", "prsmed.answers"),
+    ("prsmed.sessions", "prsmed.report"),
+    ("prsmed.predictor",),
+    ("prsmed.batch",),
     ("bundle",),
     ("prsmed.cli", "scripts"),
 )
@@ -26,7 +28,7 @@ _TRAINING = ("bundle", "prsmed.cli", "scripts")
 HOMES = {
     "nibabel": _FILE_FORMATS,
     "nibabel.orientations": ("prsmed.data", "prsmed.geometry"),  # arithmetic on axis codes: it opens no file
-    "SimpleITK": _FILE_FORMATS,
+    "SimpleITK": (*_FILE_FORMATS, "prsmed.data.bias_field"),  # N4 is arithmetic on an array: it opens no file
     "itk": _FILE_FORMATS,
     "pydicom": _FILE_FORMATS,
     "highdicom": _FILE_FORMATS,

@@ -1,5 +1,6 @@
 """PRS-Med in miniature: all its parts, 32 px, four image tokens; large random weights, so that every input matters."""
 
+import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest.mock import patch
@@ -7,8 +8,10 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from prsmed.data.preprocessing import Preprocessing
 from prsmed.models.presets import PRESETS, build_network, image_tokens
 from prsmed.models.prs_med import PRSMed
+from prsmed.predictor import Predictor
 from prsmed.text.encode import TextEncoder, load_tokenizer
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "models" / "tiny" / "tokenizer.json"
@@ -44,6 +47,24 @@ def small_network(vocab_size: int, *, evidence_cells: int = 1, seed: int = 0) ->
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.3)
     return network
+
+
+def small_predictor(repository: Path, **info: object) -> Predictor:
+    """The network as a loaded model, with the preprocessing of `configs/train.json`; `info` changes its model.json."""
+    config = json.loads((repository / "configs" / "train.json").read_text(encoding="utf-8"))
+    record = {
+        "preset": "miniature",
+        "name": "random",
+        "licence": "Apache-2.0",
+        "version": "0.0",
+        "weights": {"sha256": "0" * 64},
+        "zone_rule": "posmed",
+        "thresholds": {"mask": 0.5, "presence": 0.5},
+        "targets": {"lung nodule": "lesion", "lungs": "organ"},
+        **info,
+    }
+    text = small_text()
+    return Predictor(small_network(len(text.tokenizer)), text, Preprocessing(config["preprocessing_steps"]), record)
 
 
 def _preset(evidence_cells: int) -> AbstractContextManager:

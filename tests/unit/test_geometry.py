@@ -8,6 +8,7 @@ from prsmed.errors import DataError
 from prsmed.geometry import (
     Frame,
     Geometry,
+    PatientAxes,
     VolumeFrame,
     box_center_px,
     from_center,
@@ -64,6 +65,56 @@ def test_pixel_sizes_follow_the_patients_axes(axis):
     along_columns, along_rows = COLUMNS_AND_ROWS[axis]
     for affine in AFFINES:
         assert _frame(affine, axis).spacing_hw_mm == (SIZES_RAS_MM[along_rows], SIZES_RAS_MM[along_columns])
+
+
+@pytest.mark.parametrize("axis", SLICE_AXES)
+def test_patient_axes_say_what_the_slice_shows(axis):
+    """Letters, slice position and shares against the patient's coordinates of the displayed pixels."""
+    letters = ("LR", "PA", "FH")  # towards which the coordinates (right, front, head) fall and rise
+    along_columns, along_rows = COLUMNS_AND_ROWS[axis]
+    along_slices = 3 - along_columns - along_rows
+    for affine in AFFINES:
+        frame = _frame(affine, axis)
+        world = world_ras(affine)
+        axes = Geometry((1, 1), (1, 1), volume=frame).patient_axes
+        assert (axes.right, axes.down, axes.view) == (letters[along_columns][0], letters[along_rows][0], axis)
+        following = _frame(affine, axis, index=2).take(world[along_slices])[0, 0]
+        here = frame.take(world[along_slices])[0, 0]
+        assert axes.through == letters[along_slices][int(following > here)]
+        assert axes.slice_share == 1.5 / SHAPE_IJK[frame.array_axis]
+        assert axes.oblique_deg == pytest.approx(0, abs=1e-6)
+        shown = [frame.take(part) for part in world]
+        height, width = shown[0].shape
+        for coordinate, (_, rising) in enumerate(letters):
+            half_mm = SIZES_RAS_MM[coordinate] / 2
+            low, high = world[coordinate].min() - half_mm, world[coordinate].max() + half_mm
+            share = (shown[coordinate][1, 2] - low) / (high - low)
+            assert axes.share_towards(rising, 2.5 / width, 1.5 / height) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("axis_ras", "angle_deg"), [(0, 10), (1, 20), (2, 40)])
+def test_the_angle_of_an_oblique_slice_is_the_turn_about_a_patient_axis(axis_ras, angle_deg):
+    turn = np.deg2rad(angle_deg)
+    first, second = (axis for axis in range(3) if axis != axis_ras)
+    rotation = np.eye(4)
+    rotation[[first, first, second, second], [first, second, first, second]] = (
+        np.cos(turn),
+        -np.sin(turn),
+        np.sin(turn),
+        np.cos(turn),
+    )
+    for axis in SLICE_AXES:
+        axes = _frame(rotation @ np.diag([-1.0, -2.0, 3.0, 1.0]), axis).patient_axes()
+        assert axes.oblique_deg == pytest.approx(angle_deg) and axes.view == axis
+
+
+def test_views_of_pictures_by_what_their_file_states():
+    views = {("L", "F"): "frontal", ("R", "F"): "frontal", ("P", "F"): "lateral", ("A", "F"): "lateral"}
+    views |= {("F", "L"): "frontal", ("L", "P"): "axial", ("L", ""): "", ("", ""): ""}
+    assert {letters: PatientAxes(*letters).view for letters in views} == views
+    axes = PatientAxes("R", "F")
+    shares = [axes.share_towards(letter, 0.2, 0.9) for letter in "RLFHAP"]
+    assert shares == pytest.approx([0.2, 0.8, 0.9, 0.1, None, None])
 
 
 def test_an_oblique_volume_takes_the_nearest_axes():

@@ -8,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+from prsmed.answers import answer_batch, contradictions_of, decide, described_zones, soft_mask
 from prsmed.data.writers.answer import write_answer
 from prsmed.data.writers.nifti import write_nifti
 from prsmed.errors import CheckpointError, DataError, RequestError
 from prsmed.geometry import Geometry
 from prsmed.models.checkpoints import save_model
 from prsmed.models.presets import PRESETS
-from prsmed.predictor import Predictor, answer_batch, contradictions_of, decide, described_zones
+from prsmed.predictor import Predictor
 from prsmed.samples import collate
 from prsmed.text.findings import find
 from prsmed.types import AnswerObject, SliceRef
@@ -132,7 +133,7 @@ def test_a_session_and_a_batch_say_the_same(predictor, session, answer):
     assert raw.texts[0] == answer.model_text
     assert float(raw.presence_prob[0]) == pytest.approx(answer.objects[0].presence_prob, abs=1e-5)
     options = {"kind": "lesion", "thresholds": predictor.thresholds, "zone_rule": "posmed"}
-    thing = decide(raw.mask_prob[0], float(raw.presence_prob[0]), session.geometry, **options)
+    thing = decide(soft_mask(raw.mask_prob[0], session.geometry), float(raw.presence_prob[0]), **options)
     np.testing.assert_array_equal(thing.mask, answer.objects[0].mask)
 
 
@@ -142,8 +143,6 @@ def test_a_volume_is_asked_at_a_slice(predictor, tmp_path):
     answer = predictor.open(tmp_path / "ct.nii.gz", modality="ct", position=SliceRef("coronal", 4)).ask("Where is it?")
     assert answer.objects[0].mask.shape == (8, 30)
     assert answer.to_json()["key_slice"] == {"axis": "coronal", "index": 4}
-    with pytest.raises(RequestError, match="say which slice"):
-        predictor.open(tmp_path / "ct.nii.gz", modality="ct")
     with pytest.raises(DataError, match="no slice 20 along its coronal axis, it has 0 to 19"):
         predictor.open(tmp_path / "ct.nii.gz", modality="ct", position=SliceRef("coronal", 20))
 
@@ -196,12 +195,12 @@ def test_a_model_that_is_not_there():
         Predictor.load("huge")
 
 
-def _decided(presence_prob, *, prob=None, kind="lesion"):
-    if prob is None:
-        prob = torch.full((1, 40, 40), 0.1)
-        prob[0, 4:12, 4:12] = prob[0, 4:12, 24:28] = 0.9
-    geometry = Geometry((40, 30), (40, 30), spacing_hw_mm=(2.0, 0.5))
-    return decide(prob, presence_prob, geometry, kind=kind, thresholds=THRESHOLDS, zone_rule="posmed")
+def _decided(presence_prob, *, soft_HW=None, kind="lesion"):
+    if soft_HW is None:
+        soft_HW = np.full((40, 30), 25, np.uint8)
+        soft_HW[4:12, 4:12] = soft_HW[4:12, 24:28] = 128
+    options = {"kind": kind, "thresholds": THRESHOLDS, "zone_rule": "posmed", "spacing_hw_mm": (2.0, 0.5)}
+    return decide(soft_HW, presence_prob, **options)
 
 
 def test_above_the_presence_threshold_the_mask_stands():
@@ -219,10 +218,25 @@ def test_below_the_presence_threshold_the_mask_is_empty():
     assert thing.box_xyxy_px is None and thing.findings == [] and thing.presence_prob == pytest.approx(0.49)
 
 
+def test_half_is_in_and_less_is_out():
+    soft_HW = np.full((40, 30), 127, np.uint8)
+    assert not _decided(0.9, soft_HW=soft_HW).mask.any()
+    soft_HW[20:, :] = 128  # the stored value of 0.5
+    assert _decided(0.9, soft_HW=soft_HW).mask.sum() == 20 * 30
+
+
+def test_what_a_system_without_presence_draws_is_there():
+    thing = _decided(None)
+    assert thing.present and thing.mask.any() and thing.presence_prob == pytest.approx(128 / 255)
+    thing = _decided(None, soft_HW=np.full((40, 30), 51, np.uint8))
+    assert not thing.present and not thing.mask.any() and thing.presence_prob == pytest.approx(0.2)
+
+
 def test_predictions_on_padding_are_ignored():
     prob = torch.zeros(1, 40, 40)
     prob[0, :, 30:] = 1.0
-    assert not _decided(0.9, prob=prob).mask.any()
+    soft_HW = soft_mask(prob, Geometry((40, 30), (40, 30)))
+    assert soft_HW.shape == (40, 30) and soft_HW.dtype == np.uint8 and not soft_HW.any()
 
 
 def _thing(*boxes, present=True):

@@ -1,4 +1,4 @@
-"""One small phantom data set, one short training that all workflow tests look at, and the two commands."""
+"""Two small phantom data sets, one short training that all workflow tests look at, and the two commands."""
 
 import contextlib
 import json
@@ -68,13 +68,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory, phantoms: Path, repository
     return whole
 
 
-@pytest.fixture
-def prsmed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An MLflow store for evaluations nobody looks up: making one takes longer than filling it."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}"
+
+
+@pytest.fixture(scope="session")
+def prsmed() -> Callable[..., int]:
     """The `prsmed` command in this process; gives its exit code."""
 
     def command(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["prsmed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
+            patch.setattr(sys, "argv", ["prsmed", *map(str, arguments)])
             main()
         return exit_.value.code or 0
 

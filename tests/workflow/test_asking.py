@@ -71,6 +71,45 @@ def test_a_slice_of_a_volume(trained: Trained, tmp_path: Path, prsmed: Command) 
         assert sorted(mask.size) == sorted(header.shape[i] for i in in_plane)
 
 
+def test_a_whole_volume(trained: Trained, tmp_path: Path, prsmed: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = volume_of(trained)
+    options = ("--modality", "mri", "--model", trained.model, "--out", tmp_path / "out", "--min-volume", 0)
+    assert prsmed("ask", volume, "Where is the brain tumour?", *options) == 0
+    answer = json.loads((tmp_path / "out" / "answer.json").read_text(encoding="utf-8"))
+    source, mask = nibabel.load(volume), nibabel.load(tmp_path / "out" / "mask.nii.gz")
+    assert mask.shape == source.shape
+    np.testing.assert_array_equal(mask.affine, source.affine)
+    found = answer["volume_statistics"]["findings"]
+    assert sum(finding["voxels"] for finding in found) == np.count_nonzero(np.asanyarray(mask.dataobj))
+    assert answer["key_slice"]["axis"] == "axial" and answer["objects"][0]["present"] == bool(found)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [answer["text"], answer["volume_statistics"]["summary"]]
+
+
+def test_a_worklist(trained: Trained, tmp_path: Path, prsmed: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    write_png(tmp_path / "a.png")
+    rows = [("image", "question", "modality"), ("a.png", "Where is the polyp?", "endoscopy"), ("b.png", "Where?", "ct")]
+    with (tmp_path / "worklist.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(rows)
+    words = ("batch", tmp_path / "worklist.csv", "--model", trained.model, "--out", tmp_path / "out")
+    assert prsmed(*words) == 0
+    assert "1 answered, 1 not" in capsys.readouterr().out
+    answered = next((tmp_path / "out").glob("00001-*/answer.json"))
+    before = answered.stat().st_mtime_ns
+    assert prsmed(*words) == 0
+    assert answered.stat().st_mtime_ns == before
+    with (tmp_path / "out" / "results.csv").open(encoding="utf-8", newline="") as stream:
+        assert [row["status"] for row in csv.DictReader(stream)] == ["done", "failed"]
+
+
+def test_a_worklist_of_failures(
+    trained: Trained, tmp_path: Path, prsmed: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "worklist.csv").write_text("image,question\nb.png,Where?\n", encoding="utf-8")
+    assert prsmed("batch", tmp_path / "worklist.csv", "--model", trained.model, "--out", tmp_path / "out") == 1
+    assert "none of 1 studies" in capsys.readouterr().err
+
+
 def test_a_folder_of_images(
     trained: Trained, tmp_path: Path, prsmed: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +153,11 @@ def empty(path: Path) -> Path:
     return path
 
 
+def foreign(path: Path) -> Path:
+    path.write_text("of no format that anybody knows")
+    return path
+
+
 def with_nan(path: Path) -> Path:
     pixels = np.full((40, 50), 0.5, dtype=np.float32)
     pixels[3, 4] = np.nan
@@ -141,7 +185,7 @@ BAD = {
     "truncated PNG": Bad(("a.png",), truncated),
     "zero-byte file": Bad(("a.png", "empty"), empty),
     "NaN in a float TIFF": Bad(("a.tiff", "NaN"), with_nan, name="a.tiff"),
-    "unknown format": Bad(("a.xyz", "convert it"), empty, name="a.xyz"),
+    "unknown format": Bad(("a.xyz", "convert it"), foreign, name="a.xyz"),
     "modality absent": Bad(("a.png", "give one of ct, mri"), options={"--modality": None}),
     "unknown modality": Bad(("'pet'", "give one of ct, mri"), options={"--modality": "pet"}),
     "empty question": Bad(("the question is empty",), question=""),
@@ -151,7 +195,8 @@ BAD = {
     "foreign folder as checkpoint": Bad(("model.json",), options={"--model": "{tmp}"}),
     "corrupt checkpoint": Bad(("sha256 differs", "model-"), options={"--model": "{damaged}"}),
     "read-only output folder": Bad(("regular/out", "choose another"), options={"--out": "{tmp}/regular/out"}),
-    "volume without a slice": Bad(("a.nii.gz", "which slice"), volume, name="a.nii.gz"),
+    "DICOM results of a NIfTI volume": Bad(("leave --dicom away",), volume, options={"--dicom": ""}, name="a.nii.gz"),
+    "unknown axis": Bad(("axis 'oblique'", "choose one of"), volume, options={"--axis": "oblique"}, name="a.nii.gz"),
     "slice out of range": Bad(("a.nii.gz", "0 to 9"), volume, options={"--slice": "axial:10"}, name="a.nii.gz"),
     "unreadable slice": Bad(("AXIS:INDEX",), volume, options={"--slice": "axial:-1"}, name="a.nii.gz"),
     "unknown device": Bad(("--device 'gpu0'", "use cpu"), options={"--device": "gpu0"}),
@@ -176,7 +221,7 @@ def test_what_cannot_be_answered_is_one_clear_line(
     options = {"--modality": "endoscopy", "--model": trained.model, "--out": "{tmp}/out", **case.options}
     words = [(key, value.format(tmp=tmp_path, damaged=damaged)) for key, value in options.items() if value is not None]
     before = set(tmp_path.rglob("*"))
-    assert prsmed("ask", image, case.question, *(word for pair in words for word in pair)) == 1
+    assert prsmed("ask", image, case.question, *(word for pair in words for word in pair if word)) == 1
     message = capsys.readouterr().err
     lines = [line for line in message.splitlines() if not line.startswith("asking")]
     assert len([line for line in lines if line.strip()]) == 1 and lines[-1].startswith("error: ")

@@ -43,7 +43,8 @@ def test_a_file_of_questions(trained: Trained, tmp_path: Path, caplog: pytest.Lo
         "Where?",
     ]
     request = tmp_path / "request.json"
-    request.write_text(json.dumps([*bad, *good, sliced]))
+    whole = {name: value for name, value in sliced.items() if name != "slice"}
+    request.write_text(json.dumps([*bad, *good, sliced, whole]))
     with caplog.at_level(logging.INFO, logger="bundle.handlers"):
         run_bundle(
             run_id="inferring",
@@ -55,10 +56,11 @@ def test_a_file_of_questions(trained: Trained, tmp_path: Path, caplog: pytest.Lo
             output_dir=str(tmp_path / "out"),
         )
     folders = sorted((tmp_path / "out").iterdir())
-    assert [folder.name for folder in folders] == [f"{number:04d}" for number in range(9, 15)]
+    assert [folder.name for folder in folders] == [f"{number:04d}" for number in range(9, 16)]
     answers = [json.loads((folder / "answer.json").read_text(encoding="utf-8")) for folder in folders]
-    assert [answer["question"] for answer in answers] == [*QUESTIONS, "Where is the brain tumour?"]
-    assert answers[-1]["key_slice"] == {"axis": "axial", "index": 3}
+    assert [answer["question"] for answer in answers] == [*QUESTIONS, *["Where is the brain tumour?"] * 2]
+    assert answers[-2]["key_slice"] == {"axis": "axial", "index": 3} and answers[-2]["volume_statistics"] is None
+    assert answers[-1]["volume_statistics"]["slices"] > 1 and (folders[-1] / "mask.nii.gz").is_file()
     with Image.open(folders[0] / "mask.png") as mask, Image.open(trained.dataset_dir / picture.image) as image:
         assert mask.size == image.size
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]

@@ -16,6 +16,7 @@ from monai.bundle import ConfigWorkflow
 from safetensors.torch import load_file
 
 from prsmed.data.manifest import read_manifest
+from prsmed.metrics.rows import read_rows
 from prsmed.models.checkpoints import read_info, verified_file
 from prsmed.types import MODALITIES
 from tests.workflow.conftest import Trained, train
@@ -51,16 +52,20 @@ def test_the_resolved_settings_are_kept(trained: Trained) -> None:
 
 
 def test_the_best_model_is_scored_on_the_test_split(trained: Trained) -> None:
-    scores = json.loads((trained.folder / "test" / "scores.json").read_text())
-    answers = [json.loads(line) for line in (trained.folder / "test" / "answers.jsonl").read_text().splitlines()]
+    folder = trained.folder / "test"
+    scores = json.loads((folder / "scores.json").read_text())
+    rows = read_rows(folder / "rows.jsonl")
+    asked = [row for row in rows if not row.probe]
     cases = read_manifest(trained.dataset_dir).split("test")
-    assert len(answers) == sum(len(case.targets) for case in cases) == 7
+    assert len(asked) == sum(len(case.targets) for case in cases) == 7 < len(rows)
     assert scores["model"]["weights_sha256"] == read_info(trained.folder / "best")["weights"]["sha256"]
     assert set(scores["modalities"]) == set(MODALITIES)
-    assert scores["overall"]["n"] == sum(answer["present"] for answer in answers)
-    dices = [answer["dice"] for answer in answers if answer["present"]]
+    assert scores["overall"]["n"] == sum(row.present for row in asked)
+    dices = [row.mask.dice for row in asked if row.present]
     assert scores["overall"]["dice"] == pytest.approx(sum(dices) / len(dices))
-    assert scores["baselines"]["mean_mask_majority_zone"]["overall"]["n"] == scores["overall"]["n"]
+    assert {name: peer["overall"]["n"] for name, peer in scores["baselines"].items()} == dict.fromkeys(
+        ("constant", "chance", "oracle"), scores["overall"]["n"]
+    )
 
 
 def test_mlflow_has_the_training(trained: Trained) -> None:
@@ -90,7 +95,11 @@ def test_mlflow_has_the_evaluation_as_a_run_of_its_own(trained: Trained) -> None
     assert run.data.tags["mlflow.parentRunId"] == runs["whole"].info.run_id
     scores = json.loads((trained.folder / "test" / "scores.json").read_text())
     assert run.data.metrics["test/overall/dice"] == pytest.approx(scores["overall"]["dice"])
-    assert {"scores.json", "answers.jsonl", "overlays"} <= artifacts(trained.tracking_uri, run)
+    assert {"scores.json", "rows.jsonl", "report"} <= artifacts(trained.tracking_uri, run)
+    report = artifacts(trained.tracking_uri, run, "report")
+    assert {"report.html", "report.md", "plots", "pictures"} == report
+    pictures = artifacts(trained.tracking_uri, run, "report/pictures")
+    assert pictures == {path.name for path in (trained.folder / "test" / "pictures").iterdir()}
 
 
 def test_mlflow_names_no_person_and_no_machine(trained: Trained) -> None:

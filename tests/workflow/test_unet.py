@@ -40,10 +40,19 @@ def test_the_run_folder_has_a_model_that_loads(unet: Path, phantoms: Path) -> No
     assert logits.shape == (1, 1, 60, 40) and (logits == -torch.inf).all()
 
 
+def test_the_model_is_scored_like_any_other_and_has_no_words(unet: Path) -> None:
+    scores = json.loads((unet / "test" / "scores.json").read_text())
+    assert scores["model"]["weights_sha256"] == read_info(unet / "best")["weights"]["sha256"]
+    assert scores["overall"]["n"] > 0 and 0 <= scores["overall"]["dice"] <= 1
+    assert scores["overall"]["zone_accuracy"] is None
+
+
 def test_mlflow_has_the_training(unet: Path) -> None:
     client = MlflowClient(default_tracking_uri(unet.parent))
-    [run] = client.search_runs([entry.experiment_id for entry in client.search_experiments()])
-    assert (run.info.run_name, run.info.status) == ("unet", "FINISHED")
+    runs = client.search_runs([entry.experiment_id for entry in client.search_experiments()])
+    [run] = [run for run in runs if run.info.run_name == "unet"]
+    assert run.info.status == "FINISHED"
+    assert [other.data.tags["mlflow.parentRunId"] for other in runs if other is not run] == [run.info.run_id]
     assert (run.data.params["task"], run.data.params["max_minutes"]) == ("unet", "10")
     assert json.loads((unet / "config.json").read_text())["loss_weights"] == {"bce": 1.0, "dice": 1.0}
     assert {"train/loss", "train/dice", "val/overall/dice"} <= set(run.data.metrics)

@@ -7,70 +7,99 @@ from pathlib import Path
 import numpy as np
 
 from prsmed.data.manifest import Manifest
-from prsmed.data.readers.nifti import NIFTI_SUFFIXES, read_labels, read_nifti, sole_label
+from prsmed.data.readers.dicom import DICOM_SUFFIXES, is_dicom, read_dicom
+from prsmed.data.readers.files import require_file
+from prsmed.data.readers.itk_volume import ITK_SUFFIXES, read_itk_volume
+from prsmed.data.readers.labels import VOLUME_SUFFIXES, read_labels, read_volume, sole_label
+from prsmed.data.readers.nifti import NIFTI_SUFFIXES, read_nifti
 from prsmed.data.readers.picture import PICTURE_SUFFIXES, decode_picture, read_picture
+from prsmed.data.readers.segments import read_rtstruct_mask, read_seg_mask
 from prsmed.errors import DataError
 from prsmed.types import Case, MaskRef, SourceImage, Target
 
 __all__ = [
+    "DICOM_SUFFIXES",
     "IMAGE_SUFFIXES",
+    "ITK_SUFFIXES",
     "NIFTI_SUFFIXES",
+    "PICTURE_SUFFIXES",
+    "VOLUME_SUFFIXES",
     "image_suffix",
+    "is_dicom",
+    "read_dicom",
     "read_image",
+    "read_itk_volume",
     "read_mask",
     "read_nifti",
     "read_picture",
     "read_target",
+    "read_volume",
     "sole_label",
 ]
 
-IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, *NIFTI_SUFFIXES)
+IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES, *DICOM_SUFFIXES)
 
 _GRID_TOLERANCE_VOXELS = 0.1
 
 
 def image_suffix(path: str | Path) -> str | None:
-    """The supported suffix that a file name ends with, in lower case; None where the format is not supported."""
+    """The supported suffix that a file name ends with, in lower case; None where it ends with no such suffix.
+
+    DICOM files often have none, and folders never: `read_image` looks into those (`is_dicom`).
+    """
     name = Path(path).name.lower()
     return max((suffix for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), key=len, default=None)
 
 
-def read_image(path: str | Path) -> SourceImage:
-    """Read a picture or a volume, by the suffix of its name.
+def read_image(path: str | Path, *, series_uid: str | None = None, frame: int | None = None) -> SourceImage:
+    """Read a picture or a volume: a folder as DICOM, a file by the suffix of its name, or as DICOM by how it begins.
+
+    Args:
+        path: a file, or a folder that holds one DICOM series.
+        series_uid: the DICOM series meant, where a folder holds several.
+        frame: which frame of a DICOM video to read, counted from 1.
 
     Returns:
-        See `read_picture` and `read_nifti`.
+        See `read_picture`, `read_nifti`, `read_itk_volume` and `read_dicom`.
 
     Raises:
         DataError: an unsupported format, or whatever the format's reader finds wrong.
     """
     suffix = image_suffix(path)
+    if Path(path).is_dir() or suffix in DICOM_SUFFIXES or (suffix is None and is_dicom(path)):
+        return read_dicom(path, series_uid=series_uid, frame=frame)
     if suffix is None:
+        require_file(Path(path))
         raise DataError(f"{path}: this format is not read; convert it to one of {', '.join(IMAGE_SUFFIXES)}")
-    return read_nifti(path) if suffix in NIFTI_SUFFIXES else read_picture(path)
+    if series_uid is not None or frame is not None:
+        raise DataError(f"{path}: is no DICOM, it has no series_uid and no frames to choose; leave them out")
+    return read_volume(path) if suffix in VOLUME_SUFFIXES else read_picture(path)
 
 
 def read_mask(path: str | Path, ref: MaskRef, image: SourceImage) -> np.ndarray:
     """Read one mask on the stored grid of its image.
 
     A picture mask is binary: black, and one other value or colour. A NIfTI mask is one label of a volume that has the
-    image's shape and, within a tenth of a voxel, its affine.
+    image's shape and, within a tenth of a voxel, its affine; NRRD and MetaImage label volumes are read alike. For SEG
+    and RTSTRUCT see `read_seg_mask` and `read_rtstruct_mask`.
 
     Args:
         path: the file `ref` stands for.
-        ref: its kind, and for a volume its label.
+        ref: its kind, and for a volume its label, segment number or ROI name.
         image: what the mask belongs to.
 
     Returns:
         bool, (H, W) for a picture or (I, J, K) for a volume.
 
     Raises:
-        DataError: an unreadable mask, another grid, grey values, or a kind that is not read yet.
+        DataError: an unreadable mask, another grid, grey values, or a kind that does not fit the image.
     """
-    if ref.kind in ("seg", "rtstruct"):
-        raise DataError(f"{path}: DICOM {ref.kind.upper()} masks are not read yet; convert the mask to NIfTI or PNG")
+    if ref.kind == "seg":
+        return read_seg_mask(path, ref, image)
+    if ref.kind == "rtstruct":
+        return read_rtstruct_mask(path, ref, image)
     if (ref.kind == "nifti") != image.is_volume:
-        expected = "a NIfTI label volume" if image.is_volume else "a picture such as PNG"
+        expected = "a label volume (NIfTI, NRRD), SEG or RTSTRUCT" if image.is_volume else "a picture such as PNG"
         raise DataError(f"{path}: a {ref.kind} mask does not fit {image.path}; its mask must be {expected}")
     return _read_label_mask(path, ref, image) if image.is_volume else _read_picture_mask(path, image)
 

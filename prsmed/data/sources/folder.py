@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prsmed.data.manifest import Refusal
 from prsmed.data.readers import image_suffix
-from prsmed.data.sources import Defaults, Found, Listing, mask_ref
+from prsmed.data.sources import MAYBE_DICOM, Defaults, Found, Listing, dicom_header, mask_ref
 from prsmed.errors import DataError
 from prsmed.types import Case, Target
 
@@ -20,8 +20,10 @@ _MASK_ENDINGS = ("", "_mask", "_segmentation")
 def list_folder(folder: Path, defaults: Defaults) -> Listing:
     """Pair `images/a.png` with `masks/a.png`, `a_mask.png` or `a_segmentation.png` (any readable formats).
 
-    Sub-folders count as part of the name. An image's group is its own name unless `groups.csv` (columns image, group)
-    names one. An image without a mask is refused, because only an empty mask says that there is nothing to see.
+    Sub-folders count as part of the name. One that holds DICOM files is itself an image: `images/a/` goes with
+    `masks/a.nii.gz` or `masks/a/SEG.dcm`. An image's group is the one of `groups.csv` (columns image, group), else the
+    DICOM patient's pseudonym, else its own name. An image without a mask is refused, because only an empty mask says
+    that there is nothing to see.
 
     Raises:
         DataError: no target name, or an unreadable `groups.csv`.
@@ -41,40 +43,57 @@ def list_folder(folder: Path, defaults: Defaults) -> Listing:
                 _refuse_pairing(image, [masks[key] for key in candidates], f"{defaults.name}/{stem}")
             )
             continue
-        case = Case(
-            id=f"{defaults.name}/{stem}",
-            image=image,
-            modality=defaults.modality,
-            group=f"{defaults.name}/{groups.get(stem, stem)}",
-            root=defaults.root,
-            dataset=defaults.name,
-            targets=(Target("t1", defaults.target, defaults.kind, masks=(mask_ref(masks[candidates[0]]),)),),
-        )
-        listing.found.append(Found(case, rows=(None,)))
+        try:
+            listing.found.append(
+                Found(_case(folder, stem, image, masks[candidates[0]], groups, defaults), rows=(None,))
+            )
+        except DataError as error:
+            listing.refusals.append(Refusal.from_error(error, masks[candidates[0]], case_id=f"{defaults.name}/{stem}"))
     for stem in sorted(unused):
         reason = f"{masks[stem]}: no image of this name in {IMAGES}/; add the image or remove the mask"
         listing.refusals.append(Refusal.from_error(reason, masks[stem]))
     return listing
 
 
+def _case(folder: Path, stem: str, image: str, mask: str, groups: dict[str, str], defaults: Defaults) -> Case:
+    header = dicom_header(folder, image)
+    assert defaults.target
+    return Case(
+        id=f"{defaults.name}/{stem}",
+        image=image,
+        modality=defaults.modality,
+        group=f"{defaults.name}/{groups.get(stem) or (header and header.patient) or stem}",
+        root=defaults.root,
+        dataset=defaults.name,
+        targets=(Target("t1", defaults.target, defaults.kind, masks=(mask_ref(folder, mask),)),),
+    )
+
+
 def _by_stem(folder: Path, part: str, listing: Listing) -> dict[str, str]:
     """Files under `folder/part` as stem to path relative to `folder`; stems are compared in one Unicode form."""
     paths: dict[str, str] = {}
     for path in sorted((folder / part).rglob("*")):
-        inside = path.relative_to(folder / part)
-        if path.is_dir() or any(name.startswith(".") for name in inside.parts):
+        if path.is_dir() or any(name.startswith(".") for name in path.relative_to(folder / part).parts):
             continue
-        relative = path.relative_to(folder).as_posix()
         suffix = image_suffix(path)
-        stem = _normal(inside.as_posix()[: -len(suffix)]) if suffix else ""
-        if suffix is None:
-            reason = f"{relative}: this format is not read; convert it, or move it out of {part}/"
-            listing.refusals.append(Refusal.from_error(reason, relative))
-        elif stem in paths:
+        relative = path.relative_to(folder).as_posix()
+        try:
+            header = dicom_header(folder, relative)
+            if suffix in MAYBE_DICOM and header is None:
+                raise DataError(f"{relative}: this format is not read; convert it, or move it out of {part}/")
+        except DataError as error:
+            listing.refusals.append(Refusal.from_error(error, relative))
+            continue
+        # in a folder of its own, a series is an image, and a file with regions is the mask of that name
+        is_named_by_folder = header and path.parent != folder / part and (header.is_of_slices or header.mask_kind)
+        named = path.parent if is_named_by_folder else path
+        relative = (path if header and header.mask_kind else named).relative_to(folder).as_posix()
+        stem = named.relative_to(folder / part).as_posix()
+        has_suffix = suffix and not is_named_by_folder and stem.lower().endswith(suffix)
+        stem = _normal(stem[: -len(suffix)] if suffix and has_suffix else stem)
+        if paths.setdefault(stem, relative) != relative:
             reason = f"{relative}: has the same name as {paths[stem]}; rename or remove one of the two"
             listing.refusals.append(Refusal.from_error(reason, relative))
-        else:
-            paths[stem] = relative
     return paths
 
 

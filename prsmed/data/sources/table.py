@@ -12,7 +12,7 @@ from typing import Any
 from prsmed.data.manifest import Refusal
 from prsmed.data.readers import image_suffix
 from prsmed.data.rows import case_from_json, case_to_json
-from prsmed.data.sources import Defaults, Found, Listing, mask_ref
+from prsmed.data.sources import Defaults, Found, Listing, dicom_header, mask_ref
 from prsmed.errors import DataError
 from prsmed.types import Case, Target
 
@@ -26,8 +26,9 @@ _IDENTITY = ("modality", "dataset", "group", "split", "source")
 class Columns:
     """The table's column for each fact. A column under its default name may be absent, one you name must be there.
 
-    `image` and `mask` are required and hold paths relative to the table's folder. `label` chooses one label of a
-    NIfTI mask; it has no default name, because tables call many things a label. `licence` goes into the manifest.
+    `image` and `mask` are required and hold paths relative to the table's folder; an image may be a folder of DICOM
+    files. `label` chooses one label of a volume, one segment of a SEG by its number, or one region of an RTSTRUCT by
+    its name; it has no default name, because tables call many things a label. `licence` goes into the manifest.
     """
 
     image: str = "image"
@@ -49,7 +50,7 @@ def list_table(path: Path, defaults: Defaults, columns: Columns) -> Listing:
 
     Rows of one image become one case: a target per name, kind and laterality, with all its masks. An empty cell falls
     back to the option given for the source; a row that still lacks its image, mask or target name is refused. An image
-    without a group is a group of its own.
+    without a group belongs to its DICOM patient's pseudonym, or else is a group of its own.
 
     Raises:
         DataError: an unreadable table, or a column that is required or was named and is not there.
@@ -60,7 +61,7 @@ def list_table(path: Path, defaults: Defaults, columns: Columns) -> Listing:
     for number, row in _read_rows(path, columns):
         case_id = row.get(columns.id) or None
         try:
-            case = _row_to_case(_cells(row, columns, number), defaults, number)
+            case = _row_to_case(_cells(row, columns, number), path.parent, defaults, number)
             case_id = case.id
             if image_of_id.setdefault(case.id, case.image) != case.image:
                 raise DataError(
@@ -109,7 +110,7 @@ def _cells(row: dict[str, Any], columns: Columns, number: int) -> dict[str, str]
     return {name: (row.get(column) or "").strip() if column else "" for name, column in asdict(columns).items()}
 
 
-def _row_to_case(cells: dict[str, str], defaults: Defaults, number: int) -> Case:
+def _row_to_case(cells: dict[str, str], folder: Path, defaults: Defaults, number: int) -> Case:
     """One row as a case with one target, checked as a manifest row is."""
     image, mask = _posix(cells["image"]), _posix(cells["mask"])
     name = cells["target"] or defaults.target
@@ -119,18 +120,19 @@ def _row_to_case(cells: dict[str, str], defaults: Defaults, number: int) -> Case
     if not name:
         raise DataError(f"row {number}: has no target name; fill it in or give one with --target")
     image_name = image.removesuffix(image_suffix(image) or "")
+    header = dicom_header(folder, image)
     target = Target(
         id="t1",
         name=name,
         kind=cells["kind"].lower() or defaults.kind,
         laterality=cells["laterality"].lower() or None,
-        masks=(mask_ref(mask, _label(cells["label"], number)),),
+        masks=(mask_ref(folder, mask, cells["label"]),),
     )
     case = Case(
         id=f"{defaults.name}/{cells['id'] or image_name}",
         image=image,
         modality=cells["modality"].lower() or defaults.modality,
-        group=f"{defaults.name}/{cells['group'] or image_name}",
+        group=f"{defaults.name}/{cells['group'] or (header and header.patient) or image_name}",
         split=cells["split"].lower() or None,
         root=defaults.root,
         dataset=cells["dataset"] or defaults.name,
@@ -166,14 +168,6 @@ def _join(earlier: Found, case: Case, number: int) -> Found:
             return Found(replace(earlier.case, targets=tuple(targets)), earlier.rows)
     targets.append(replace(new_target, id=f"t{len(targets) + 1}"))
     return Found(replace(earlier.case, targets=tuple(targets)), (*earlier.rows, number))
-
-
-def _label(cell: str, number: int) -> int | None:
-    if not cell:
-        return None
-    if not cell.isdecimal() or int(cell) < 1:
-        raise DataError(f"row {number}: label is {cell!r}; write a whole number from 1, or nothing")
-    return int(cell)
 
 
 def _posix(path: str) -> str:

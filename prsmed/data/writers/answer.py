@@ -1,28 +1,33 @@
-"""An answer on disk: the record as JSON, the mask at the picture's own size, and an overlay to look at."""
+"""An answer on disk: the record as JSON, the masks on the grid of the image, overlays to look at, DICOM on request."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from prsmed.data.writers.picture import write_mask, write_overlay
+from prsmed.data.writers.nifti import write_mask_like
+from prsmed.data.writers.picture import contact_sheet, draw_overlay, write_mask, write_overlay, write_picture
 from prsmed.errors import DataError
-from prsmed.types import Answer
+from prsmed.types import Answer, SourceImage
 
 
-def write_answer(folder: Path, answer: Answer, picture_HWC: np.ndarray) -> None:
-    """Write answer.json, mask.png and overlay.png into `folder`.
+def write_answer(
+    folder: Path, answer: Answer, picture_HWC: np.ndarray, *, files: Mapping[str, str] | None = None
+) -> None:
+    """Write mask.png, overlay.png and, last of all, answer.json into `folder`.
 
     Args:
         picture_HWC: uint8 (H, W, 1 or 3), what was asked about, on the masks' grid.
+        files: what else was written there, for the record.
 
     Raises:
         DataError: the folder cannot be written.
     """
     thing = answer.objects[0]
-    record = {**answer.to_json(), "files": {"mask": "mask.png", "overlay": "overlay.png"}}
+    record = {**answer.to_json(), "files": {"mask": "mask.png", "overlay": "overlay.png", **(files or {})}}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_mask(folder / "mask.png", thing.mask)
@@ -36,3 +41,66 @@ def write_answer(folder: Path, answer: Answer, picture_HWC: np.ndarray) -> None:
         (folder / "answer.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"{folder}: the answer cannot be written ({error}); choose another output folder") from error
+
+
+def write_volume(
+    folder: Path, mask_ijk: np.ndarray, image: SourceImage, *, slices: Sequence[tuple[str, np.ndarray, np.ndarray]]
+) -> dict[str, str]:
+    """Write a volume's mask as mask.nii.gz with the header of its image, and slices.png, a sheet of overlays.
+
+    Args:
+        mask_ijk: bool, on the stored grid.
+        slices: what to show: caption, picture (uint8, H W 3), mask (bool, H W).
+
+    Returns:
+        what was written, for `write_answer`.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    overlays = [draw_overlay(picture, mask_HW=mask, caption=[caption]) for caption, picture, mask in slices]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_mask_like(folder / "mask.nii.gz", mask_ijk, image)
+        write_picture(folder / "slices.png", contact_sheet(overlays))
+    except OSError as error:
+        raise DataError(f"{folder}: the mask cannot be written ({error}); choose another output folder") from error
+    return {"volume_mask": "mask.nii.gz", "slices": "slices.png"}
+
+
+def write_dicom(
+    folder: Path, answer: Answer, mask: np.ndarray, image: SourceImage, *, target: str, kind: str
+) -> dict[str, str]:
+    """Write report.dcm (SR) and, unless the mask is empty, mask.dcm (SEG), both about the source series.
+
+    Args:
+        mask: bool, (I, J, K) on the stored grid of a volume, or (H, W) of a picture.
+        target, kind: what was asked for.
+
+    Returns:
+        what was written, for `write_answer`.
+
+    Raises:
+        DataError: the image is not DICOM, or the folder cannot be written.
+    """
+    # Slow to import, and only asked for where the images are DICOM.
+    from prsmed.data.writers.dicom_seg import write_dicom_seg
+    from prsmed.data.writers.dicom_sr import write_dicom_sr
+
+    seg_path = write_dicom_seg(folder / "mask.dcm", mask, image, target=target, kind=kind, model=answer.model)
+    statistics = answer.volume_statistics
+    write_dicom_sr(
+        folder / "report.dcm",
+        image,
+        findings=answer.objects[0].findings,
+        target=target,
+        kind=kind,
+        sentence=answer.text,
+        question=answer.question,
+        contradictions=answer.contradictions,
+        model=answer.model,
+        key_slice=answer.key_slice,
+        volume_ml=statistics["volume_ml"] if statistics else None,
+        seg_path=seg_path,
+    )
+    return {"dicom_sr": "report.dcm", **({"dicom_seg": "mask.dcm"} if seg_path else {})}

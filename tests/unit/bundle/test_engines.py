@@ -124,5 +124,5 @@ def test_a_request_gives_an_answer_or_its_error(
     if kind:
         assert type(given) is kind
     else:
-        answer, picture = given
-        assert answer.question == "Where is the polyp #1?" and picture.shape == (20, 30, 3)
+        session, answer = given
+        assert answer.question == "Where is the polyp #1?" and session.picture.shape == (20, 30, 3)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from bundle.handlers import AnswerWriter, Checkpoints, EpochSeeds, GradientClipp
 from bundle.runs import Run
 from bundle.schedule import StagedSchedule
 from bundle.trackers import Tracker
+from prsmed.data.writers.answer import write_answer
 from prsmed.errors import DataError
 from prsmed.models.checkpoints import load_training_state, read_info
 from prsmed.types import Answer, AnswerObject
@@ -125,7 +127,8 @@ def test_answers_are_written_and_an_error_does_not_stop_them(tmp_path: Path, cap
         timings_s={},
         model={},
     )
-    outputs = [DataError("a.png: empty"), (answer, np.zeros((6, 8, 3), dtype=np.uint8))]
+    session = SimpleNamespace(write=partial(write_answer, picture_HWC=np.zeros((6, 8, 3), dtype=np.uint8)))
+    outputs = [DataError("a.png: empty"), (session, answer)]
     engine = Engine(lambda engine, batch: {"pred": batch})
     AnswerWriter(str(tmp_path / "out")).attach(engine)
     with caplog.at_level(logging.INFO, logger="bundle.handlers"):

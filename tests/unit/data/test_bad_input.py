@@ -130,7 +130,7 @@ def _unsupported_format(data: Path) -> str:
         (_truncated_png, "bad.png", "cannot be decoded", "export it again"),
         (_zero_bytes, "bad.png", "empty (0 bytes)", "again"),
         (_not_an_image, "bad.png", "cannot be decoded", "export it again"),
-        (_folder_for_a_file, "bad.png", "there is no file", "restore it"),
+        (_folder_for_a_file, "bad.png", "holds no DICOM file", "name the file or folder"),
         (_mask_of_another_size, "bad_mask.png", "mask is (12, 12), image is (16, 16)", "resample the mask"),
         (_grey_mask, "bad_mask.png", "not binary, it has 256 levels", "threshold it"),
         (_nan_tiff, "bad.tif", "NaN or infinite values", "replace them"),

@@ -1,15 +1,19 @@
 """The steps of configs/train.json on synthetic pictures and volumes; expected values are the steps' own formulas."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
-from prsmed.data.preprocessing import Preprocessing
+from prsmed.data.preprocessing import TRANSFORMS, Preprocessing
+from prsmed.data.slicing import volume_frame
 from prsmed.errors import DataError, RequestError
 from prsmed.geometry import resize_mask
-from prsmed.types import MODALITIES, SliceRef, SourceImage
+from prsmed.types import MODALITIES, SLICE_AXES, SliceRef, SourceImage
+from tests.unit.orientations import AFFINES
 
 SIDE_PX = 128
 LPI = np.diag([-1.0, -1.0, -1.0, 1.0])  # the stored array is the displayed one
@@ -158,3 +162,84 @@ def test_a_picture_that_is_black_but_for_a_few_pixels_is_scaled_too(preprocessin
     picture[3, 4] = 5
     image, _ = preprocessing(SourceImage(picture, path="a.png"), modality="mri")
     assert float(image.min()) == 0 and 0 < float(image.max()) <= 1
+
+
+def _whole_volume_at_once(steps, image, position):
+    """MONAI's transforms on a float32 copy of the whole volume, one after the other."""
+    voxels = MetaTensor(
+        torch.from_numpy(image.array[None].astype(np.float32)), affine=torch.tensor(image.affine_ijk_to_ras)
+    )
+    frame = volume_frame(image, position)
+    item = {
+        "image": voxels,
+        "volume_frame": frame,
+        "source_dtype": "",
+        "path": "",
+        "modality": "",
+        "is_inverted": False,
+    }
+    for step in steps:
+        if step["transform"] == "SliceByAxisd":
+            axis = 1 + {"sagittal": 0, "coronal": 1, "axial": 2}[position.axis]
+            item["image"] = item["image"].narrow(axis, frame.display_index, 1)
+        arguments = {key: step[key] for key in step if key not in ("transform", "form", "modalities")}
+        item = TRANSFORMS[step["transform"]]("image", **arguments)(item)
+    return item["image"]
+
+
+@pytest.mark.parametrize("modality", ["ct", "mri"])
+@pytest.mark.parametrize("axis", SLICE_AXES)
+def test_slices_are_those_of_the_whole_volume(repository, modality, axis):
+    """With the list of the shipped weights, which is older than `prepare`."""
+    steps = json.loads((repository / "models/tiny/model.json").read_text(encoding="utf-8"))["preprocessing"]
+    for number, affine in enumerate(AFFINES[::7]):
+        array = np.random.default_rng(number).normal(0, 500, (34, 30, 26)).astype(np.int16)
+        image = _volume(np.asarray(array, order="CF"[number % 2]), affine)
+        prepared = Preprocessing(steps).prepare(image, modality=modality)
+        for index in (0, 7, 25):
+            shown, geometry = prepared.slice(SliceRef(axis, index))
+            chosen = [
+                step
+                for step in steps
+                if modality in step.get("modalities", [modality]) and step.get("form") != "picture"
+            ]
+            expected = _whole_volume_at_once(chosen, image, SliceRef(axis, index))
+            np.testing.assert_allclose(shown, expected, atol=1e-6)
+            assert geometry.volume == volume_frame(image, SliceRef(axis, index))
+
+
+@pytest.mark.parametrize("modality", ["ct", "mri"])
+def test_a_volume_is_not_copied(preprocessing, modality):
+    """NumPy's memory is traced, and torch's tensors here start as NumPy arrays: a float copy would be 2 volumes."""
+    array = np.random.default_rng(0).integers(-1000, 1000, (128, 128, 400)).astype(np.int16)
+    image = _volume(np.asfortranarray(array))
+    preprocessing(image, modality=modality, position=SliceRef("axial", 0))  # what is made once is made
+    tracemalloc.start()
+    prepared = preprocessing.prepare(image, modality=modality)
+    for index in range(0, 400, 40):
+        prepared.slice(SliceRef("axial", index))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert prepared.image.array is image.array
+    assert peak_bytes < array.nbytes / 2
+
+
+def test_what_the_file_says_of_a_picture_reaches_the_geometry(preprocessing):
+    image = SourceImage(np.zeros((8, 9, 1), np.uint8), patient_axes=("L", "F"), laterality="left")
+    _, geometry = preprocessing(image, modality="x-ray")
+    assert (geometry.picture_axes, geometry.laterality) == (("L", "F"), "left")
+
+
+def test_the_inversion_of_x_rays_changes_nothing_else(preprocessing, steps):
+    without = Preprocessing([step for step in steps if step["transform"] != "InvertMonochrome1d"])
+    for modality in MODALITIES:
+        for dtype in ("uint8", "uint16", "float32"):
+            before, after = (each(_picture(dtype), modality=modality)[0] for each in (without, preprocessing))
+            assert torch.equal(before, after)
+
+
+def test_resampling_a_whole_volume_is_refused(steps):
+    turn, *others = steps
+    spacing = next(step for step in steps if step["transform"] == "Spacingd")
+    with pytest.raises(RequestError, match="move Spacingd behind SliceByAxisd"):
+        Preprocessing([turn, spacing, *(step for step in others if step is not spacing)])

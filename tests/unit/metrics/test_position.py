@@ -200,3 +200,16 @@ def test_the_interval_of_kappa_covers_the_truth():
         low, high = Bootstrap(n_draws=300).intervals(groups, kappa)["kappa"]
         covered += low <= 0.6 <= high
     assert 0.90 <= covered / 200 < 1
+
+
+def test_knowing_where_each_target_usually_lies_is_no_agreement():
+    """Two targets, each with its own usual zone, always answered by it: one table over both would give 0.6."""
+    polyps = [row(index, zone, "center", target="polyp") for index, zone in enumerate(("center",) * 3 + ("top-left",))]
+    nodules = [
+        row(10 + index, zone, "top-right", target="nodule")
+        for index, zone in enumerate(("top-right",) * 3 + ("bottom-left",))
+    ]
+    truths = [one.zone_truth for one in (*polyps, *nodules)]
+    stated = ["center"] * 4 + ["top-right"] * 4
+    assert cohen_kappa_score(truths, stated) == pytest.approx(0.6)
+    assert position_statistics([*polyps, *nodules])["kappa"].value() == 0.0

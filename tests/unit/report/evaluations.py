@@ -117,6 +117,12 @@ def made_up_content(rows: list[ScoreRow], *, model: str = "tiny") -> dict[str, A
         "model": {"name": model, "version": "0.3.0", "weights_sha256": "9f2c" * 16, "licence": "Apache-2.0"},
         "split": "test",
         "data_fingerprint": "sha256:4be1d2c07a9033",
+        "settings": {
+            "tolerance": {"mm": 2.0, "px": 3.0},
+            "thresholds": {"mask": 0.5, "presence": 0.25},
+            "zone_rule": "posmed",
+            "intervals": {"coverage": 0.95, "draws": 100, "drawn": "patients"},
+        },
         **summarise(rows, intervals=Bootstrap(n_draws=100)),
         "gates": GATES,
         "baselines": {

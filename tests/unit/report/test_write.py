@@ -75,7 +75,8 @@ def test_the_page_stands_alone_and_can_be_read_aloud(tmp_path):
 def _marked(value: Any, marks: list[str]) -> Any:
     """The same content with another number in each place."""
     if isinstance(value, dict):
-        return {key: part if key == "schema_version" else _marked(part, marks) for key, part in value.items()}
+        kept = ("schema_version", "settings")  # the second is told in words
+        return {key: part if key in kept else _marked(part, marks) for key, part in value.items()}
     if isinstance(value, list):
         return [_marked(part, marks) for part in value]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -96,6 +97,16 @@ def test_every_number_is_in_both_files():
     assert len(marks) == len(set(marks)) > 1000
     for text in (html.text, markdown):
         assert set(marks) <= set(re.findall(r"\d+(?:\.\d+)?", text))
+
+
+def test_the_settings_are_told_in_words():
+    for line in (
+        "NSD tolerance: 2 mm where the size of a pixel is known, else 3 px",
+        "Thresholds: mask 0.5, presence 0.25",
+        "Zone rule: posmed",
+        "Intervals: 95%, 100 draws of patients",
+    ):
+        assert f"\n- {line}\n" in _texts(CONTENT)[1]
 
 
 def test_numbers_carry_their_interval():

@@ -29,6 +29,17 @@ READ = {
         "bottom-left",
         "bottom-right",
     ),
+    # what `rule_text` adds about the patient is no position of the picture
+    "The mass is in the top left of the image: the patient's right, anterior, about 23 x 18 mm.": ("top-left",),
+    "The mass is in the top left of the image: the patient\u2019s right lower zone.": ("top-left",),
+    "in the center of the image: in the middle between the patient's left and right, superior": ("center",),
+    "in the bottom right of the image: the patient's left, in the upper third of the scanned volume": ("bottom-right",),
+    "In the top left of the image. Patient side unknown: the file does not state it.": ("top-left",),
+    "There are two masses: one in the top left (the patient's right, about 5 x 5 mm) and another in the bottom right "
+    "(the patient's left) of the image. The slice is nearly axial, 20 degrees off the patient's axes.": (
+        "top-left",
+        "bottom-right",
+    ),
 }
 
 NONE = [
@@ -98,6 +109,20 @@ UNREADABLE = [
     "The center of the polyp is in the top left.",
     "the center of the lung on this image",
     "The left kidney is in the top left.",
+    "The mass is on the patient's right.",
+    "It is in the patient's upper left.",
+    "It is in the patient\u2019s bottom right of the image.",
+    "It is in the center of the patient's right lung.",
+    "in the patient's middle",
+    "in the top left of the patient's right lung",
+    "in the top left of the image: the patient's left upper lobe",
+    "in the top, the patient's left",
+    "in the top the patient's right left",
+    "the patient's right lower left",
+    "in the upper third of the scan",
+    "in the upper third of the scanned volume",
+    "the upper zone",
+    "Patient side unknown: the file does not state it.",
 ]
 
 

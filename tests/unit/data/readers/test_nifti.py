@@ -4,7 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from prsmed.data.readers.nifti import read_labels, read_nifti, sole_label
+from prsmed.data.readers.labels import read_labels, sole_label
+from prsmed.data.readers.nifti import read_nifti
 from prsmed.errors import DataError
 
 # voxels of 2 x 3 x 4 mm, first axis towards the patient's left

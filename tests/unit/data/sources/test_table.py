@@ -75,7 +75,7 @@ def test_columns_by_option(tmp_path):
         ("a.png,m.png,polyp,ct,holdout,", "split is 'holdout'"),
         ("/data/a.png,m.png,polyp,ct,train,", "absolute path"),
         ("a.png,../m.png,polyp,ct,train,", "climbs out"),
-        ("a.png,m.dcm,polyp,ct,train,", "masks of this format are not read"),
+        ("a.png,m.dcm,polyp,ct,train,", "there is no file"),
         ("a.nii,m.nii,polyp,ct,train,x", "label is 'x'"),
         ("a.png,m.png,polyp,ct,train,2", "a picture mask is binary"),
         ("a.png,m.png,polyp,ct,train,,more", "more cells than the header"),

@@ -1,0 +1,162 @@
+"""From what the network says to what is stated: masks, presence, findings, contradictions.
+
+One pass over [image, question] gives the mask; the sentence continues from that pass's cache. A session, a volume and
+an evaluation use the same functions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from prsmed.data.predictions import to_soft
+from prsmed.geometry import Geometry, PatientAxes, mask_to_box
+from prsmed.models.prs_med import PRSMed
+from prsmed.samples import findings_of
+from prsmed.text.encode import TextEncoder
+from prsmed.text.findings import components, default_min_area_px
+from prsmed.text.parse import parse_position, zones_match
+from prsmed.text.patient import SIDE_UNANSWERABLE, on_side
+from prsmed.text.templates import described_findings
+from prsmed.types import AnswerObject, Finding
+
+MAX_NEW_TOKENS = 64
+
+
+@dataclass
+class RawAnswers:
+    """What the network says for K rows, before thresholds.
+
+    Attributes:
+        mask_prob: float32 (K, 1, H, W) on the batch's canonical grid.
+        presence_prob: float32 (K,).
+        texts: the greedy sentences; None from a network without words, or where none were asked for.
+        timings_s: seconds for the mask and for the words.
+    """
+
+    mask_prob: torch.Tensor
+    presence_prob: torch.Tensor
+    texts: list[str] | None
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def answer_batch(
+    network: PRSMed, batch: Mapping[str, Any], text: TextEncoder, *, encoded: tuple | None = None, words: bool = True
+) -> RawAnswers:
+    """Masks, presence and sentences for a batch of questions (`input_ids` without answers), in evaluation mode.
+
+    Args:
+        encoded: what `encode_image` gave for these images.
+        words: False leaves the sentences out, which take most of the time.
+    """
+    started = time.perf_counter()
+    output = network(
+        batch["image"],
+        [geometry.canonical_hw_px for geometry in batch["geometry"]],
+        batch["input_ids"],
+        batch["attention_mask"],
+        batch["prompt_mask"],
+        encoded=encoded,
+        keep_cache=words,
+    )
+    mask_prob = output.mask_logits.float().sigmoid()
+    presence_prob = output.presence_logit.float().sigmoid()
+    has_mask = time.perf_counter()
+    if not words:
+        return RawAnswers(mask_prob, presence_prob, None, {"mask": has_mask - started})
+    generated = network.continue_text(
+        output, batch["attention_mask"], max_new_tokens=MAX_NEW_TOKENS, end_id=text.end_id
+    )
+    texts = [text.decode(row) for row in generated.ids]
+    timings_s = {"mask": has_mask - started, "text": time.perf_counter() - has_mask}
+    return RawAnswers(mask_prob, presence_prob, texts, timings_s)
+
+
+def decide(
+    soft_HW: np.ndarray,
+    presence_prob: float | None,
+    *,
+    kind: str,
+    thresholds: Mapping[str, float],
+    zone_rule: str,
+    spacing_hw_mm: tuple[float, float] | None = None,
+    patient_axes: PatientAxes | None = None,
+) -> AnswerObject:
+    """From probabilities to a statement; below the presence threshold the mask is empty, whatever it was.
+
+    Args:
+        soft_HW: uint8 mask probabilities (`to_soft`) on the grid of the source picture.
+        presence_prob: None for a system that only draws: what it draws is there.
+        thresholds: `mask` and `presence`.
+        patient_axes: how the picture lies in the patient, where its file says so.
+    """
+    mask_HW, present = drawn(soft_HW, presence_prob, thresholds)
+    if presence_prob is None:
+        presence_prob = float(soft_HW.max()) / 255
+    findings = findings_of(mask_HW, kind, zone_rule=zone_rule, spacing_hw_mm=spacing_hw_mm, patient_axes=patient_axes)
+    return AnswerObject(mask_HW, mask_to_box(mask_HW), present, float(presence_prob), findings)
+
+
+def drawn(soft_HW: np.ndarray, presence_prob: float | None, thresholds: Mapping[str, float]) -> tuple[np.ndarray, bool]:
+    """The mask (bool, H W) that probabilities stand for, and whether anything is said to be there; as `decide`."""
+    mask_HW = soft_HW >= thresholds["mask"] * 255
+    present = bool(mask_HW.any()) if presence_prob is None else bool(presence_prob >= thresholds["presence"])
+    return mask_HW & present, present
+
+
+def soft_mask(mask_prob_1HW: torch.Tensor, geometry: Geometry) -> np.ndarray:
+    """A predicted mask as it is stored and decided on: uint8, from the (padded) canonical grid to the picture's."""
+    return to_soft(geometry.prob_to_slice(mask_prob_1HW[0].float().cpu()).numpy())
+
+
+def only_on_side(
+    thing: AnswerObject, side: str, *, kind: str, zone_rule: str, geometry: Geometry
+) -> tuple[AnswerObject, list[str]]:
+    """What of an answer lies on one side of the patient, and what has to be said about it.
+
+    Each region is looked at by itself, also of an organ: asked for the right lung, the left one is left out.
+    """
+    find = partial(
+        findings_of, zone_rule=zone_rule, spacing_hw_mm=geometry.spacing_hw_mm, patient_axes=geometry.patient_axes
+    )
+    regions = find(thing.mask, "lesion")
+    kept, unknown = on_side(regions, side)
+    if unknown:
+        return thing, [f"the question about the patient's {side} side {SIDE_UNANSWERABLE}"]
+    labels_HW, numbers = components(thing.mask, default_min_area_px(thing.mask.shape))
+    mask_HW = np.isin(labels_HW, [number for number, region in zip(numbers, regions, strict=True) if region in kept])
+    findings = find(mask_HW, kind)
+    present = thing.present and bool(mask_HW.any())
+    return AnswerObject(mask_HW, mask_to_box(mask_HW), present, thing.presence_prob, findings), [
+        f"only the patient's {side} side was asked about; the presence probability is that of the whole image"
+    ]
+
+
+def contradictions_of(model_text: str, thing: AnswerObject, *, target: str) -> list[str]:
+    """Where the sentence, the mask and the presence decision disagree, in plain English."""
+    parsed = parse_position(model_text, target=target)
+    found = []
+    if thing.present and not thing.mask.any():
+        found.append("the presence head says that something is visible, but the mask is empty")
+    if parsed.kind == "unreadable":
+        found.append("the model's sentence states no position that can be checked")
+    elif parsed.kind == "none" and thing.mask.any():
+        found.append("the model's sentence says that nothing is visible, but the mask is not empty")
+    elif parsed.kind == "positions" and not thing.mask.any():
+        found.append("the model's sentence names a position, but the mask is empty")
+    elif parsed.kind == "positions" and not zones_match(parsed, described_zones(thing.findings)):
+        said, shown = ", ".join(parsed.zones), ", ".join(described_zones(thing.findings))
+        found.append(f"the model's sentence says {said}, the mask lies at {shown}")
+    return found
+
+
+def described_zones(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """The zones a truthful sentence names: all findings up to the templates' limit, else the largest one's."""
+    return tuple(finding.zone for finding in described_findings(findings))

@@ -1,0 +1,94 @@
+"""Volumes: NRRD and MetaImage (.mha) through SimpleITK, in stored order, with the affine the file states.
+
+SimpleITK's reader is right about voxels and directions; MONAI's ITKReader runs the same ITK code and would need the
+itk package beside it. Where a header is silent ITK invents an identity, and it reads a NaN origin as zero; so the
+header's text is looked at first.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+
+from prsmed.data.readers.files import require_file
+from prsmed.data.readers.voxels import plain_voxels, voxel_sizes_mm
+from prsmed.errors import DataError
+from prsmed.types import SourceImage
+
+ITK_SUFFIXES = (".nrrd", ".mha")
+
+_HEADER_BYTES = 64 * 1024
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# the spaces that ITK understands; it would take any other for LPS
+_NRRD_SPACES = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior", "lps", "ras", "las")
+
+
+def read_itk_volume(path: str | Path) -> SourceImage:
+    """Read one volume.
+
+    Returns:
+        SourceImage with array (I, J, K) in stored order (integers as they are, floats as float32), affine_ijk_to_ras
+        of the file's directions and origin, and spacing_mm along I, J and K.
+
+    Raises:
+        DataError: missing, empty or damaged file, voxels in another file, not three dimensions, colour or complex
+            voxels, NaN or infinity, no stated orientation, or a grid without an inverse or without right angles.
+    """
+    path = Path(path)
+    require_file(path)
+    _check_header(_header_fields(path), path)
+    try:
+        volume = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        said = re.search(r"ITK ERROR: (?:\w+\(\w+\): )?(.*)", str(error))
+        reason = said[1].strip() if said else str(error).strip().splitlines()[-1]
+        raise DataError(f"{path}: cannot be decoded ({reason}); repair its header or export it again") from error
+    if volume.GetNumberOfComponentsPerPixel() > 1 or "complex" in volume.GetPixelIDTypeAsString():
+        raise DataError(f"{path}: voxels are {volume.GetPixelIDTypeAsString()}, expected one number; convert to grey")
+    # ITK's arrays run from the last axis to the first
+    array_ijk = plain_voxels(SimpleITK.GetArrayFromImage(volume).transpose(), path)
+    dimension = volume.GetDimension()
+    affine_ijk_to_lps = np.eye(4)
+    directions = np.array(volume.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    affine_ijk_to_lps[:3, :3] = directions * volume.GetSpacing()[:3]
+    affine_ijk_to_lps[:3, 3] = volume.GetOrigin()[:3]
+    affine_ijk_to_ras = _LPS_TO_RAS @ affine_ijk_to_lps
+    return SourceImage(
+        array=array_ijk,
+        affine_ijk_to_ras=affine_ijk_to_ras,
+        spacing_mm=voxel_sizes_mm(affine_ijk_to_ras, path),
+        path=str(path),
+    )
+
+
+def _header_fields(path: Path) -> dict[str, str]:
+    """The header's `key: value` (NRRD) or `key = value` (MetaImage) lines, keys in lower case without spaces."""
+    with path.open("rb") as stream:
+        text = stream.read(_HEADER_BYTES).decode("latin-1")
+    fields = {}
+    for line in text.splitlines():
+        key, _, value = line.partition("=" if path.suffix.lower() == ".mha" else ":")
+        fields[key.strip().replace(" ", "").lower()] = value.strip()
+        # the voxels follow: NRRD closes its header with an empty line, MetaImage with this field
+        if not line.strip() or key.strip() == "ElementDataFile":
+            break
+    return fields
+
+
+def _check_header(fields: dict[str, str], path: Path) -> None:
+    if "datafile" in fields or fields.get("elementdatafile", "LOCAL").upper() != "LOCAL":
+        raise DataError(f"{path}: keeps its voxels in another file; save header and voxels as one .nrrd or .mha")
+    space = fields.get("space", "").lower()
+    states_directions = {"transformmatrix", "rotation", "orientation"} & fields.keys()
+    if space not in _NRRD_SPACES if path.suffix.lower() == ".nrrd" else not states_directions:
+        raise DataError(
+            f"{path}: states no orientation in the patient (NRRD needs space and space directions, MetaImage a "
+            f"TransformMatrix); save it again with its directions"
+        )
+    names = ("spacedirections", "spaceorigin", "transformmatrix", "offset", "origin", "position", "elementspacing")
+    geometry = " ".join(fields.get(name, "") for name in names)
+    if re.search(r"nan|inf", geometry, flags=re.IGNORECASE):
+        raise DataError(f"{path}: directions, origin or spacing are not finite ({geometry.strip()}); repair the header")

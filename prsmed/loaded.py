@@ -1,0 +1,86 @@
+"""A model in memory: the network, and what its questions need on the way in and its answers on the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from prsmed.data.preprocessing import Preprocessing
+from prsmed.models.prs_med import PRSMed
+from prsmed.text.encode import TextEncoder, pad_batch
+from prsmed.types import MODALITIES
+
+
+class LoadedModel:
+    """A network and what its questions need on the way in and out.
+
+    Args:
+        network, text, preprocessing: what `Predictor.load` makes from a model folder.
+        info: the folder's `model.json`.
+    """
+
+    def __init__(
+        self,
+        network: PRSMed,
+        text: TextEncoder,
+        preprocessing: Preprocessing,
+        info: dict[str, Any],
+        device: str = "cpu",
+    ):
+        self.network = network.to(device).eval()
+        self.text = text
+        self.preprocessing = preprocessing
+        self.info = info
+        self.device = torch.device(device)
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """Of mask and presence probabilities."""
+        return self.info["thresholds"]
+
+    @property
+    def zone_rule(self) -> str:
+        """The rule that names zones."""
+        return self.info["zone_rule"]
+
+    def model_record(self) -> dict[str, Any]:
+        """Name, version, weights' hash and licence, for the answer."""
+        return model_record(self.info)
+
+    def name_target(self, question: str) -> tuple[str, str, list[str]]:
+        """The target a question names, its kind, and a warning where the model was not trained on it."""
+        known: Mapping[str, str] = self.info.get("targets", {})
+        words = question.casefold()
+        named = [name for name in known if name.casefold() in words]
+        if named:
+            best = max(named, key=len)
+            return best, known[best], []
+        warning = f"the question names none of the targets this model was trained on ({', '.join(sorted(known))})"
+        return "finding", "lesion", [warning]
+
+    def cautions(self, modality: str) -> list[str]:
+        """What this model does not know, for an answer's warnings."""
+        found = []
+        if modality not in self.info.get("modalities", MODALITIES):
+            found.append(f"this model was not trained on {modality} images")
+        datasets = self.info.get("datasets", [])
+        if datasets and all(name.startswith("phantom") for name in datasets):
+            found.append("this model was trained on generated phantoms only, never on images of patients")
+        return found
+
+    def questions(self, question: str, count: int) -> dict[str, torch.Tensor]:
+        """One question, encoded for each of `count` images."""
+        encoded = pad_batch([self.text.encode(question)] * count, self.text.pad_id)
+        return {key: value.to(self.device) for key, value in encoded.items()}
+
+
+def model_record(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, version, weights' hash and licence of a model folder, from its `model.json`."""
+    return {
+        "name": info.get("name", info["preset"]),
+        "version": info.get("version"),
+        "weights_sha256": info["weights"]["sha256"],
+        "licence": info.get("licence"),
+    }

@@ -1,0 +1,338 @@
+"""Open images and the questions put to them: `Session` for a picture or one slice, `VolumeSession` for a volume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prsmed.answers import RawAnswers, answer_batch, contradictions_of, decide, drawn, only_on_side, soft_mask
+from prsmed.data.preprocessing import Prepared
+from prsmed.data.slicing import volume_frame
+from prsmed.data.writers.answer import write_answer, write_dicom, write_volume
+from prsmed.errors import RequestError
+from prsmed.geometry import Geometry, mask_to_box
+from prsmed.loaded import LoadedModel
+from prsmed.samples import findings_of
+from prsmed.text.grammar import is_plural
+from prsmed.text.patient import SIDE_UNANSWERABLE, expects_side, on_side, side_asked
+from prsmed.text.templates import rule_text
+from prsmed.types import Answer, AnswerObject, Finding, SliceRef, SourceImage
+from prsmed.volumes import (
+    Component,
+    Components,
+    VolumeAnswer,
+    VolumeOptions,
+    large_enough,
+    statistics_of,
+    volume_finding,
+    voxel_mm3,
+)
+
+Progress = Callable[[int, int], None]
+
+_SHEET_PICTURES = 9
+
+
+@dataclass(frozen=True)
+class StatedModality:
+    """One of `MODALITIES`, who said so, and what does not fit."""
+
+    name: str
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+class Session:
+    """One open picture or slice: its canonical form and its encoding are kept between questions."""
+
+    def __init__(self, model: LoadedModel, prepared: Prepared, modality: StatedModality, position: SliceRef | None):
+        self.model = model
+        self.source = prepared.image
+        self.modality = modality
+        self.position = position
+        started = time.perf_counter()
+        self.canonical, self.geometry = prepared.slice(position)
+        self._image_BCHW = self.canonical[None].to(model.device)
+        with torch.no_grad():
+            self._encoded = model.network.encode_image(self._image_BCHW, [self.geometry.canonical_hw_px])
+        self.timings_s = {"encode": time.perf_counter() - started}
+
+    @property
+    def picture(self) -> np.ndarray:
+        """The canonical image on the slice picture's grid, uint8 (H, W, 3), for display."""
+        return shown_picture(self.canonical, self.geometry)
+
+    def ask(self, question: str, *, progress: Progress | None = None) -> Answer:
+        """Answer one question.
+
+        Args:
+            progress: as of `VolumeSession.ask`; one picture is one step, so it is not called.
+
+        Raises:
+            RequestError: the question is empty or too long.
+        """
+        model, geometry = self.model, self.geometry
+        raw = self.raw(question)
+        target, kind, warnings = model.name_target(question)
+        thing = decide(
+            soft_mask(raw.mask_prob[0], geometry),
+            float(raw.presence_prob[0]),
+            kind=kind,
+            thresholds=model.thresholds,
+            zone_rule=model.zone_rule,
+            spacing_hw_mm=geometry.spacing_hw_mm,
+            patient_axes=geometry.patient_axes,
+        )
+        side = side_asked(question)
+        if side:
+            thing, notes = only_on_side(thing, side, kind=kind, zone_rule=model.zone_rule, geometry=geometry)
+            warnings = [*warnings, *notes]
+        return self.state(question, raw, thing, target=target, warnings=warnings, side=side)
+
+    def raw(self, question: str) -> RawAnswers:
+        """What the network draws and says, before any decision."""
+        batch = {**self.model.questions(question, 1), "image": self._image_BCHW, "geometry": [self.geometry]}
+        return answer_batch(self.model.network, batch, self.model.text, encoded=self._encoded)
+
+    def state(
+        self,
+        question: str,
+        raw: RawAnswers,
+        thing: AnswerObject,
+        *,
+        target: str,
+        warnings: Sequence[str],
+        contradictions: Sequence[str] = (),
+        side: str | None = None,
+    ) -> Answer:
+        """The answer: the model's words beside what was decided of its mask, and where the two disagree.
+
+        The model's own words know the picture only. Where the file states how that lies in the patient, or one side of
+        the patient was asked about, the rule's sentence is shown, which says both.
+        """
+        assert raw.texts is not None
+        modality = self.modality
+        side_expected = expects_side(modality.name)
+        from_rule = rule_text(thing.findings, target=target, modality=modality.name, side_expected=side_expected)
+        if side and not thing.findings:
+            from_rule = f"No {target} {'are' if is_plural(target) else 'is'} visible on the patient's {side}."
+        in_patient = side is not None or any(finding.frame != "picture" for finding in thing.findings)
+        contradictions = [*contradictions, *contradictions_of(raw.texts[0], thing, target=target)]
+        return Answer(
+            question=question,
+            model_text=raw.texts[0],
+            rule_text=from_rule,
+            text=from_rule if contradictions or in_patient else raw.texts[0],
+            text_source="rule" if contradictions or in_patient else "model",
+            objects=[thing],
+            contradictions=contradictions,
+            modality=modality.name,
+            modality_source=modality.source,
+            timings_s={name: round(value, 4) for name, value in {**self.timings_s, **raw.timings_s}.items()},
+            model=self.model.model_record(),
+            key_slice=self.position,
+            warnings=[*self.source.notes, *modality.warnings, *warnings, *self.model.cautions(modality.name)],
+        )
+
+    def write(self, folder: Path, answer: Answer, *, dicom: bool = False) -> None:
+        """Write answer.json, mask.png and overlay.png into a folder, and on request a DICOM SEG and SR.
+
+        Raises:
+            DataError: the folder cannot be written.
+            RequestError: DICOM is asked for and the image was none.
+        """
+        files = {}
+        if dicom:
+            require_dicom(self.source)
+            target, kind, _ = self.model.name_target(answer.question)
+            mask = self.geometry.mask_to_source(answer.objects[0].mask)
+            files = write_dicom(folder, answer, mask, self.source, target=target, kind=kind)
+        write_answer(folder, answer, self.picture, files=files)
+
+
+def shown_picture(canonical_CHW: torch.Tensor, geometry: Geometry) -> np.ndarray:
+    """A canonical image on the slice picture's grid, uint8 (H, W, 3)."""
+    resized = torch.nn.functional.interpolate(canonical_CHW[None], size=geometry.slice_hw_px, mode="bilinear")[0]
+    return (resized.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def require_dicom(source: SourceImage) -> None:
+    """Raise RequestError where an image did not come from DICOM: its results cannot be DICOM either."""
+    if source.series is None:
+        raise RequestError(f"{source.path}: is not DICOM, so there is no series to refer to; leave --dicom away")
+
+
+class VolumeSession:
+    """One open volume: every slice along one axis is asked, and the answer is about the volume.
+
+    Slices are converted and asked in batches, for their masks only; the key slice alone is asked for its sentence. What
+    grows with the number of slices is the mask, one byte a voxel.
+    """
+
+    def __init__(self, model: LoadedModel, prepared: Prepared, modality: StatedModality, options: VolumeOptions):
+        self.model = model
+        self.prepared = prepared
+        self.source = prepared.image
+        self.modality = modality
+        self.options = options
+        self.frame = volume_frame(self.source, SliceRef(options.axis, 0))
+
+    def ask(self, question: str, *, progress: Progress | None = None) -> VolumeAnswer:
+        """Answer one question about the whole volume.
+
+        Something is present where a component remains after cleaning. The key slice is the one with most of the
+        largest finding; where nothing is found, the one with the highest presence probability.
+
+        Args:
+            progress: called after every batch with the number of slices asked, and of all.
+
+        Raises:
+            RequestError: the question is empty or too long.
+        """
+        started = time.perf_counter()
+        target, kind, warnings = self.model.name_target(question)
+        mask_ijk, presence_prob_S = self._draw(question, progress)
+        components = Components(mask_ijk, self.frame.array_axis)
+        kept = large_enough(components.found, self.options, voxel_mm3(self.frame.affine_ijk_to_ras))
+        removed = len(components.found) - len(kept)
+        contradictions = [] if kept else self._overruled(presence_prob_S)
+        side = side_asked(question)
+        if side:
+            kept, notes = self._only_on_side(components, kept, side)
+            warnings = [*warnings, *notes]
+        parts = [components.merged(kept)] if kept and kind == "organ" else kept
+        findings = [
+            volume_finding(part, self._words(components, part), number=number, frame=self.frame)
+            for number, part in enumerate(parts, start=1)
+        ]
+        components.keep(kept)
+        masks_s = time.perf_counter() - started
+        index = findings[0].key_slice if findings else int(presence_prob_S.argmax())
+        key = Session(self.model, self.prepared, self.modality, SliceRef(self.options.axis, index))
+        thing = self._key_object(key, mask_ijk, kind, bool(findings), float(presence_prob_S[index]))
+        answer = key.state(
+            question,
+            key.raw(question),
+            thing,
+            target=target,
+            warnings=warnings,
+            contradictions=contradictions,
+            side=side,
+        )
+        answer.timings_s["volume"] = round(masks_s, 4)
+        answer.volume_statistics = statistics_of(
+            findings,
+            options=self.options,
+            removed=removed,
+            presence_prob_S=presence_prob_S,
+            presence_threshold=self.model.thresholds["presence"],
+        )
+        return VolumeAnswer(**vars(answer), mask_ijk=mask_ijk)
+
+    def _draw(self, question: str, progress: Progress | None) -> tuple[np.ndarray, np.ndarray]:
+        """The mask of every slice in one bool volume, laid out as the image is, and each slice's presence."""
+        array, model = self.source.array, self.model
+        # Pages of zeros that are never written take no memory.
+        mask_ijk = np.zeros(array.shape, dtype=bool, order="F" if array.flags.f_contiguous else "C")
+        presence_prob_S = np.zeros(array.shape[self.frame.array_axis])
+        total = len(presence_prob_S)
+        for start in range(0, total, self.options.batch_size):
+            indices = range(start, min(start + self.options.batch_size, total))
+            images, geometries = zip(
+                *(self.prepared.slice(SliceRef(self.options.axis, index)) for index in indices), strict=True
+            )
+            batch = {
+                **model.questions(question, len(indices)),
+                "image": torch.stack(images).to(model.device),
+                "geometry": geometries,
+            }
+            raw = answer_batch(model.network, batch, model.text, words=False)
+            for row, index in enumerate(indices):
+                presence_prob_S[index] = float(raw.presence_prob[row])
+                soft_HW = soft_mask(raw.mask_prob[row], geometries[row])
+                mask_HW, is_present = drawn(soft_HW, presence_prob_S[index], model.thresholds)
+                if is_present and mask_HW.any():
+                    geometries[row].volume.put(mask_HW, mask_ijk)
+            if progress:
+                progress(indices.stop, total)
+        return mask_ijk, presence_prob_S
+
+    def _overruled(self, presence_prob_S: np.ndarray) -> list[str]:
+        """Said where the presence head sees something in some slices and nothing that counts was drawn."""
+        slices = int((presence_prob_S >= self.model.thresholds["presence"]).sum())
+        if not slices:
+            return []
+        return [
+            f"the presence head says that something is visible in {slices} of {len(presence_prob_S)} slices, but no"
+            f" component of {self.options.min_volume_mm3:g} mm3 or more was drawn"
+        ]
+
+    def _findings(self, mask_HW: np.ndarray, kind: str, index: int) -> list[Finding]:
+        frame = replace(self.frame, index=index)
+        return findings_of(
+            mask_HW,
+            kind,
+            zone_rule=self.model.zone_rule,
+            spacing_hw_mm=frame.spacing_hw_mm,
+            patient_axes=frame.patient_axes(self.source.laterality or ""),
+        )
+
+    def _words(self, components: Components, part: Component) -> Finding:
+        """Where a component lies, as its own key slice shows it; its regions there are one finding."""
+        slab = components.slab(part, part.key_slice)
+        return self._findings(replace(self.frame, index=0).take(slab), "organ", part.key_slice)[0]
+
+    def _only_on_side(
+        self, components: Components, kept: list[Component], side: str
+    ) -> tuple[list[Component], list[str]]:
+        words = {part.numbers: self._words(components, part) for part in kept}
+        on_it, unknown = on_side(list(words.values()), side)
+        if unknown:
+            return kept, [f"the question about the patient's {side} side {SIDE_UNANSWERABLE}"]
+        note = f"only the patient's {side} side was asked about; presence probabilities are those of whole slices"
+        return [part for part in kept if words[part.numbers] in on_it], [note]
+
+    def _key_object(
+        self, key: Session, mask_ijk: np.ndarray, kind: str, is_present: bool, presence_prob: float
+    ) -> AnswerObject:
+        assert key.geometry.volume is not None
+        mask_HW = key.geometry.volume.take(mask_ijk)
+        findings = self._findings(mask_HW, kind, key.geometry.volume.index)
+        return AnswerObject(mask_HW, mask_to_box(mask_HW), is_present, presence_prob, findings)
+
+    def write(self, folder: Path, answer: Answer, *, dicom: bool = False) -> None:
+        """Write the volume's mask beside answer.json, the key slice's mask.png and overlay.png, and a sheet of slices.
+
+        Raises:
+            DataError: the folder cannot be written.
+            RequestError: DICOM is asked for and the volume was none.
+        """
+        assert isinstance(answer, VolumeAnswer), "an answer of this session"
+        files: dict[str, str] = {}
+        if dicom:  # first: it may be refused, and then nothing else is to lie in the folder
+            require_dicom(self.source)
+            target, kind, _ = self.model.name_target(answer.question)
+            files |= write_dicom(folder, answer, answer.mask_ijk, self.source, target=target, kind=kind)
+        files |= write_volume(folder, answer.mask_ijk, self.source, slices=self._sheet(answer))
+        assert answer.key_slice is not None
+        write_answer(folder, answer, shown_picture(*self.prepared.slice(answer.key_slice)), files=files)
+
+    def _sheet(self, answer: VolumeAnswer) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """Caption, picture and mask of the key slices of the largest findings; of the answer's where there is none."""
+        assert answer.key_slice is not None and answer.volume_statistics is not None
+        captions: dict[int, str] = {}
+        for finding in answer.volume_statistics["findings"][:_SHEET_PICTURES]:
+            index, told = finding["key_slice"], f"finding {finding['number']}, {finding['volume_ml']:.3g} ml"
+            captions[index] = f"{captions[index]}; {told}" if index in captions else told
+        sheet = []
+        for index, caption in (captions or {answer.key_slice.index: "nothing found"}).items():
+            canonical_CHW, geometry = self.prepared.slice(SliceRef(self.options.axis, index))
+            assert geometry.volume is not None
+            picture_HWC, mask_HW = shown_picture(canonical_CHW, geometry), geometry.volume.take(answer.mask_ijk)
+            sheet.append((f"{self.options.axis} slice {index}: {caption}", picture_HWC, mask_HW))
+        return sheet
