@@ -184,7 +184,8 @@ def _open_case(manifest: Manifest, found: Found, refusals: list[Refusal]) -> _Ch
     """The case with the targets whose masks can be used and the hashes of its files; None where nothing can be."""
     case = found.case
     try:
-        image = read_image(manifest.resolve(case, case.image), series_uid=case.series_uid)
+        path = manifest.resolve(case, case.image)
+        image = read_image(path, series_uid=case.series_uid if path.is_dir() else None)
         case = _with_facts_of(image, case)
     except DataError as error:
         refusals.append(Refusal.from_error(error, case.image, found.rows[0], case.id))

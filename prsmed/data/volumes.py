@@ -59,7 +59,8 @@ def open_image(manifest: Manifest, case: Case) -> SourceImage:
     path = manifest.resolve(case, case.image)
 
     def read() -> SourceImage:
-        image = read_image(path, series_uid=case.series_uid)
+        # of other formats the UID only says what they were converted from
+        image = read_image(path, series_uid=case.series_uid if path.is_dir() else None)
         if image.is_volume:
             image.array.flags.writeable = False
         return image

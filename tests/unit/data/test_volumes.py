@@ -1,7 +1,9 @@
 """Volumes are read once for all their slices, within a bound, and never go stale."""
 
+import multiprocessing
 import os
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -94,6 +96,18 @@ def test_a_small_store_reads_again_and_gives_the_same(manifest, reads, monkeypat
     for item, image in zip(items, kept, strict=True):
         assert (load_item(manifest, item, preprocessing)["image"] == image).all()
     assert reads == {"read_image": 8, "read_target": 8}
+
+
+def test_workers_give_what_this_process_gives(manifest, reads):
+    """Forked with a warm store, as a loader's workers are, and asked in any order."""
+    items = items_of(manifest, "train", slices={"axis": "axial", "choice": "all"})
+    load = partial(load_item, manifest, preprocessing=Preprocessing(STEPS))
+    expected = [load(item)["image"] for item in items]
+    order = [5, 0, 7, 2, 1, 6, 3, 4]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        samples = pool.map(load, [items[index] for index in order], chunksize=1)
+    for index, sample in zip(order, samples, strict=True):
+        assert (sample["image"] == expected[index]).all()
 
 
 def test_a_file_that_changes_is_read_anew(manifest, reads):
