@@ -235,6 +235,8 @@ def evaluate(
     if baseline:
         overlay, overrides = ["evaluate_baseline.json"], {**overrides, "baseline": baseline}
     elif answers:
+        if name[:1] in "$@%":
+            raise RequestError(f"--name {name!r}: a config would run or resolve it; start it with a letter")
         overlay = ["evaluate_external.json"]
         overrides |= {"answers_csv": str(answers), "masks_dir": str(masks) if masks else None, "system_name": name}
     if not gates:

@@ -40,7 +40,7 @@ class Prediction:
     key: str
     question: str
     query_kind: str
-    soft_HW: np.ndarray  # noqa: N815
+    soft_HW: np.ndarray
     presence_prob: float | None
     model_text: str | None
 

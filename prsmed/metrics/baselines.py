@@ -32,14 +32,14 @@ class Asked:
     modality: str
     target: str
     kind: str
-    truth_HW: np.ndarray  # noqa: N815
+    truth_HW: np.ndarray
 
 
 @dataclass(frozen=True)
 class Replied:
     """A baseline's answer: bool mask on the picture's grid, probability that the target is there, sentence."""
 
-    mask_HW: np.ndarray  # noqa: N815
+    mask_HW: np.ndarray
     presence_prob: float
     model_text: str
 

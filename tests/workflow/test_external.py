@@ -73,7 +73,8 @@ def test_the_truth_is_perfect(asked: Path, trained: Trained, tmp_path: Path, prs
     scores = json.loads((tmp_path / "scores.json").read_text())
     overall = scores["overall"]
     assert scores["model"]["name"] == "theirs" and scores["model"]["answers_sha256"]
-    assert overall["dice"] == overall["iou"] == overall["zone_accuracy"] == overall["zone_kappa"] == 1
+    assert overall["dice"] == overall["iou"] == overall["zone_accuracy"] == overall["rule_accuracy"] == 1
+    assert overall["zone_kappa"] is None  # one image of each target: nothing to agree on beyond chance
     assert overall["contradiction_rate"] == 0 and scores["negatives"]["false_none"] == 0
     assert {gate["passed"] for gate in scores["gates"].values() if gate["n"]} == {True}
     rows = read_rows(tmp_path / "rows.jsonl")

@@ -77,6 +77,7 @@ def test_a_workflow_has_the_properties_monai_asks_for(name: str, trained: Traine
     request.write_text(json.dumps({"image": "a.png", "question": "Where?", "modality": "ct"}))
     settings = {"dataset_dir": str(trained.dataset_dir), "tracking_uri": f"sqlite:///{tmp_path / 'store.db'}"}
     settings |= {"runs_dir": str(tmp_path)} if name == "train" else {"model": trained.model}
+    settings |= {"output_dir": str(tmp_path / "out")} if name == "evaluate" else {}
     settings |= {"request": str(request)} if name == "inference" else {}
     workflow = ConfigWorkflow(
         f"configs/{name}.json", workflow_type=CONFIGS[name], logging_file=False, device="cpu", **settings
