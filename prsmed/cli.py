@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -429,6 +430,7 @@ def _slice_ref(text: str | None) -> SliceRef | None:
 
 def main() -> None:
     """Entry point: errors made for people are printed in one line, without a traceback."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages quote paths and tags, which may name patients
     try:
         app()
     except PrsmedError as error:
