@@ -100,7 +100,7 @@ class Scorer:
         }
         if self.protocol and truth_HW.any():
             scores = protocol_scores(prediction.soft_HW, truth_HW)
-            self._words[index] |= {"protocol_dice": scores.dice, "protocol_iou": scores.iou}
+            self._words[index] |= {f"protocol_{name}": value for name, value in vars(scores).items()}
         return thing
 
     def rows(self) -> list[ScoreRow]:

@@ -430,7 +430,9 @@ def _slice_ref(text: str | None) -> SliceRef | None:
 
 def main() -> None:
     """Entry point: errors made for people are printed in one line, without a traceback."""
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its messages quote paths and tags, which may name patients
+    logging.getLogger("pydicom").setLevel(
+        logging.CRITICAL
+    )  # its messages quote paths and tags, which may name patients
     try:
         app()
     except PrsmedError as error:

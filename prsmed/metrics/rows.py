@@ -54,7 +54,7 @@ class ScoreRow:
         rule_right: the same, of the predicted mask's own zones.
         border_ambiguous: a true finding changes its zone when it moves by 2 %.
         contradiction: sentence, mask and presence disagree.
-        protocol_dice, protocol_iou: by the authors' protocol, or None where it was not asked for.
+        protocol_dice, protocol_iou, protocol_e_measure: by the authors' protocol, or None where it was not asked for.
     """
 
     index: int
@@ -84,6 +84,7 @@ class ScoreRow:
     contradiction: bool
     protocol_dice: float | None = None
     protocol_iou: float | None = None
+    protocol_e_measure: float | None = None
 
     @property
     def zone_truth(self) -> str | None:

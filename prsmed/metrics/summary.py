@@ -200,7 +200,7 @@ def calibration(rows: Rows, intervals: Bootstrap | None) -> dict[str, Any]:
 
 
 def reference_protocol(rows: Rows, intervals: Bootstrap | None) -> dict[str, Any] | None:
-    """Dice and IoU by the authors' protocol, over images that show the target; None where nobody asked for it."""
+    """Dice, IoU and E-measure by the authors' protocol, over images with the target; None where not asked for."""
     rows = [row for row in rows if row.present and row.protocol_dice is not None]
     if not rows:
         return None
@@ -210,6 +210,7 @@ def reference_protocol(rows: Rows, intervals: Bootstrap | None) -> dict[str, Any
         statistics = {
             "dice": mean(_values(part, lambda row: row.protocol_dice), every_R),
             "iou": mean(_values(part, lambda row: row.protocol_iou), every_R),
+            "e_measure": mean(_values(part, lambda row: row.protocol_e_measure), every_R),
         }
         return {"n": len(part), **_numbers(part, statistics, intervals)}
 

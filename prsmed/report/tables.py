@@ -62,7 +62,7 @@ POSITION: Columns = (
     ("Kappa", "kappa"),
     ("Unreadable", "unreadable"),
 )
-PROTOCOL: Columns = (("n", "n"), ("Dice", "dice"), ("IoU", "iou"))
+PROTOCOL: Columns = (("n", "n"), ("Dice", "dice"), ("IoU", "iou"), ("E-measure", "e_measure"))
 
 
 def score_table(

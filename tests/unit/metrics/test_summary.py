@@ -178,13 +178,14 @@ def test_calibration_by_hand():
 
 def test_the_reference_protocol_is_over_images_that_show_the_target():
     rows = [
-        row(0, "center", "center", protocol_dice=0.6, protocol_iou=0.5),
-        row(1, "center", "center", protocol_dice=0.2, protocol_iou=0.1, modality="ct"),
-        _negative(2, "none", NO_MASK, protocol_dice=0.0, protocol_iou=0.0),
+        row(0, "center", "center", protocol_dice=0.6, protocol_iou=0.5, protocol_e_measure=0.9),
+        row(1, "center", "center", protocol_dice=0.2, protocol_iou=0.1, protocol_e_measure=0.7, modality="ct"),
+        _negative(2, "none", NO_MASK, protocol_dice=0.0, protocol_iou=0.0, protocol_e_measure=0.0),
     ]
     protocol = summarise(rows)["reference_protocol"]
     assert (protocol["n"], protocol["dice"], protocol["iou"]) == (2, pytest.approx(0.4), pytest.approx(0.3))
-    assert protocol["modalities"]["ct"] == {"n": 1, "dice": 0.2, "iou": 0.1, "intervals": {}}
+    assert protocol["e_measure"] == pytest.approx(0.8)
+    assert protocol["modalities"]["ct"] == {"n": 1, "dice": 0.2, "iou": 0.1, "e_measure": 0.7, "intervals": {}}
     assert summarise(ROWS)["reference_protocol"] is None
 
 

@@ -107,6 +107,7 @@ def _row(index: int, random: np.random.Generator, skill: float) -> ScoreRow:
         contradiction=bool(random.random() < 0.05),
         protocol_dice=0.97 * dice if present else None,
         protocol_iou=0.95 * dice / (2 - dice) if present else None,
+        protocol_e_measure=0.97 * dice if present else None,
     )
 
 
