@@ -41,6 +41,14 @@ _UNIT_RAS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "
 _NOWHERE = (0, 0, 0)
 
 
+def lps_ras(vectors: np.ndarray) -> np.ndarray:
+    """Points or directions (..., 3) between the axes of DICOM and ITK (left, back, head) and ours (right, front, head).
+
+    The two differ by half a turn about the third axis, so the same function goes either way (DICOM PS3.3 C.7.6.2).
+    """
+    return np.asarray(vectors, dtype=np.float64) * (-1.0, -1.0, 1.0)
+
+
 def mask_to_box(mask_HW: np.ndarray) -> Box | None:
     """The half-open box (x0, y0, x1, y1) of a bool mask, in its own pixels; None where the mask is empty."""
     rows = np.flatnonzero(mask_HW.any(axis=1))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from prsmed.errors import DataError
+from prsmed.geometry import lps_ras
 
 _TOLERANCE_VOXELS = 0.1
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
 
 
@@ -98,9 +98,9 @@ def _plane(position: Any, orientation: Any, measures: Any, hw_px: tuple[int, int
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError("position, orientation or pixel spacing is missing; export it again with them") from error
     return Plane(
-        origin_ras=origin_lps * _LPS_TO_RAS,
-        row_step_ras=along_column * row_mm * _LPS_TO_RAS,
-        column_step_ras=along_row * column_mm * _LPS_TO_RAS,
+        origin_ras=lps_ras(origin_lps),
+        row_step_ras=lps_ras(along_column * row_mm),
+        column_step_ras=lps_ras(along_row * column_mm),
         hw_px=hw_px,
     )
 

@@ -12,6 +12,7 @@ from prsmed.geometry import (
     VolumeFrame,
     box_center_px,
     from_center,
+    lps_ras,
     mask_to_box,
     resize_mask,
     resize_prob,
@@ -258,3 +259,10 @@ def test_offsets_from_the_center_are_in_units_of_the_shorter_side():
     centers = torch.tensor([[[0.75, 0.5], [0.5, 0.0]], [[0.75, 0.5], [0.5, 0.0]]])
     offsets = from_center(centers, [(100, 200), (200, 100)])
     assert offsets.tolist() == [[[0.5, 0.0], [0.0, -0.5]], [[0.25, 0.0], [0.0, -1.0]]]
+
+
+def test_left_and_back_are_negative_here_and_positive_in_dicom() -> None:
+    """PS3.3 C.7.6.2.1.1: DICOM's x grows to the patient's left and y to the back; ours to the right and the front."""
+    left_back_head_lps = np.array([[3.0, 5.0, 7.0]])
+    assert lps_ras(left_back_head_lps).tolist() == [[-3.0, -5.0, 7.0]]
+    assert np.array_equal(lps_ras(lps_ras(left_back_head_lps)), left_back_head_lps)

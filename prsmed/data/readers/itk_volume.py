@@ -16,12 +16,12 @@ import SimpleITK
 from prsmed.data.readers.files import require_file
 from prsmed.data.readers.voxels import plain_voxels, voxel_sizes_mm
 from prsmed.errors import DataError
+from prsmed.geometry import lps_ras
 from prsmed.types import SourceImage
 
 ITK_SUFFIXES = (".nrrd", ".mha")
 
 _HEADER_BYTES = 64 * 1024
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # the spaces that ITK understands; it would take any other for LPS
 _NRRD_SPACES = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior", "lps", "ras", "las")
 
@@ -51,11 +51,10 @@ def read_itk_volume(path: str | Path) -> SourceImage:
     # ITK's arrays run from the last axis to the first
     array_ijk = plain_voxels(SimpleITK.GetArrayFromImage(volume).transpose(), path)
     dimension = volume.GetDimension()
-    affine_ijk_to_lps = np.eye(4)
-    directions = np.array(volume.GetDirection()).reshape(dimension, dimension)[:3, :3]
-    affine_ijk_to_lps[:3, :3] = directions * volume.GetSpacing()[:3]
-    affine_ijk_to_lps[:3, 3] = volume.GetOrigin()[:3]
-    affine_ijk_to_ras = _LPS_TO_RAS @ affine_ijk_to_lps
+    affine_ijk_to_ras = np.eye(4)
+    directions_lps = np.array(volume.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    affine_ijk_to_ras[:3, :3] = lps_ras((directions_lps * volume.GetSpacing()[:3]).T).T
+    affine_ijk_to_ras[:3, 3] = lps_ras(np.array(volume.GetOrigin()[:3]))
     return SourceImage(
         array=array_ijk,
         affine_ijk_to_ras=affine_ijk_to_ras,

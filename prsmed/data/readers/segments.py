@@ -18,6 +18,7 @@ from prsmed.data.planes import planes_of, voxels_of
 from prsmed.data.readers.dicom_grid import frame_count
 from prsmed.data.readers.files import require_file
 from prsmed.errors import DataError
+from prsmed.geometry import lps_ras
 from prsmed.types import MaskRef, SourceImage
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _HALF_A_SLICE = 0.5
 
@@ -253,7 +253,7 @@ def _rtstruct_series(structures: pydicom.Dataset) -> set[str]:
 def _closed_contours(structures: pydicom.Dataset, number: int) -> list[np.ndarray]:
     """The closed contours of an ROI, each (N, 3) in RAS mm; points and open lines enclose nothing."""
     contours = [
-        np.asarray(contour.ContourData, dtype=float).reshape(-1, 3) * _LPS_TO_RAS
+        lps_ras(np.asarray(contour.ContourData, dtype=float).reshape(-1, 3))
         for roi in structures.ROIContourSequence
         if int(roi.ReferencedROINumber) == number
         for contour in roi.get("ContourSequence", [])

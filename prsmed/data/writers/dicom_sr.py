@@ -17,11 +17,10 @@ from prsmed.data.readers.dicom_grid import frame_count
 from prsmed.data.slicing import volume_frame
 from prsmed.data.writers.dicom_seg import build_quietly, coded, save_dicom, source_headers
 from prsmed.errors import DataError
-from prsmed.geometry import VolumeFrame
+from prsmed.geometry import VolumeFrame, lps_ras
 from prsmed.types import NOT_A_MEDICAL_DEVICE, Finding, SliceRef, SourceImage
 
 _SERIES_NUMBER = 9002
-_RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 # Row 12 of TID 1500: the home of texts and codes that belong to the whole report.
 _QUALITATIVE_EVALUATIONS = hd.sr.CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
 
@@ -174,7 +173,7 @@ def _box_region(
     frame_uid = image.series.frame_of_reference_uid if image.series else None
     if key_slice is None or frame_uid is None:
         return None
-    corners_lps = _display_to_ras(corners_xy_px, volume_frame(image, key_slice)) * _RAS_TO_LPS
+    corners_lps = lps_ras(_display_to_ras(corners_xy_px, volume_frame(image, key_slice)))
     return hd.sr.ImageRegion3D(hd.sr.GraphicTypeValues3D.POLYGON, corners_lps, frame_uid)
 
 
