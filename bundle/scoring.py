@@ -22,7 +22,7 @@ from prsmed.metrics.rows import MaskScores, ScoreRow
 from prsmed.metrics.summary import flat_metrics, selection_score, summarise
 from prsmed.samples import Item, findings_of, truth_of
 from prsmed.text.parse import parse_position, zones_match
-from prsmed.types import AnswerObject
+from prsmed.types import AnswerObject, Finding
 
 
 class Truths:
@@ -31,6 +31,7 @@ class Truths:
     def __init__(self, manifest: Manifest, items: Sequence[Item]):
         self.manifest, self.items = manifest, items
         self._kept: dict[int, tuple[np.ndarray, tuple[int, ...], tuple[float, float] | None]] = {}
+        self._findings: dict[tuple[int, str], list[Finding]] = {}
 
     def __call__(self, index: int) -> tuple[np.ndarray, tuple[float, float] | None]:
         """True mask (bool, H W) of an item on the grid of its source picture, and the size of a pixel where known."""
@@ -43,6 +44,13 @@ class Truths:
         packed, shape, spacing_hw_mm = self._kept[index]
         mask_HW = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
         return mask_HW, spacing_hw_mm
+
+    def findings(self, index: int, *, zone_rule: str) -> list[Finding]:
+        """The findings of an item's true mask, found once for all systems that are scored."""
+        if (index, zone_rule) not in self._findings:
+            kind = self.items[index].target.kind
+            self._findings[index, zone_rule] = findings_of(self(index)[0], kind, zone_rule=zone_rule)
+        return self._findings[index, zone_rule]
 
 
 class Scorer:
@@ -80,6 +88,7 @@ class Scorer:
         """Score the answer to one item, and say what was decided."""
         item = self.items[index]
         truth_HW, spacing_hw_mm = self.truths(index)
+        findings = self.truths.findings(index, zone_rule=self.zone_rule)
         thing = decide(
             prediction.soft_HW,
             prediction.presence_prob,
@@ -95,8 +104,8 @@ class Scorer:
             spacing_hw_mm=[spacing_hw_mm],
         )
         self._words[index] = {
-            **_facts(item, truth_HW, zone_rule=self.zone_rule),
-            **_statement(item, thing, prediction, truth_HW, zone_rule=self.zone_rule),
+            **_facts(item, findings),
+            **_statement(item, thing, prediction, findings),
         }
         if self.protocol and truth_HW.any():
             scores = protocol_scores(prediction.soft_HW, truth_HW)
@@ -111,8 +120,7 @@ class Scorer:
         return [ScoreRow.from_json({**words[index], "mask": vars(masks[index])}) for index in sorted(words)]
 
 
-def _facts(item: Item, truth_HW: np.ndarray, *, zone_rule: str) -> dict[str, Any]:
-    findings = findings_of(truth_HW, item.target.kind, zone_rule=zone_rule)
+def _facts(item: Item, findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "key": item.key,
         "group": item.case.group,
@@ -122,16 +130,14 @@ def _facts(item: Item, truth_HW: np.ndarray, *, zone_rule: str) -> dict[str, Any
         "kind": item.target.kind,
         "probe": item.probe,
         "base": item.base,
-        "present": bool(truth_HW.any()),
+        "present": bool(findings),
         "zones_truth": described_zones(findings) if len(findings) <= 2 else (),
         "border_ambiguous": any(finding.border_ambiguous for finding in findings),
     }
 
 
-def _statement(
-    item: Item, thing: AnswerObject, prediction: Prediction, truth_HW: np.ndarray, *, zone_rule: str
-) -> dict[str, Any]:
-    truth = described_zones(findings_of(truth_HW, item.target.kind, zone_rule=zone_rule))
+def _statement(item: Item, thing: AnswerObject, prediction: Prediction, findings: Sequence[Finding]) -> dict[str, Any]:
+    truth = described_zones(findings)
     shown = described_zones(thing.findings)
     text = prediction.model_text
     parsed = parse_position(text, target=item.target.name) if text is not None else None

@@ -1,5 +1,6 @@
 """Scores of answers whose truth is drawn by hand."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,6 +33,17 @@ def square(top: int, left: int, side: int = 10) -> np.ndarray:
     return mask_HW
 
 
+class Drawn(Truths):
+    """A truth that is drawn here, not read."""
+
+    def __init__(self, truth_HW: np.ndarray, spacing_hw_mm: tuple[float, float] | None):
+        super().__init__(Manifest(Path(), (), {}), [POLYP])
+        self.truth_HW, self.spacing_hw_mm = truth_HW, spacing_hw_mm
+
+    def __call__(self, index: int) -> tuple[np.ndarray, tuple[float, float] | None]:
+        return self.truth_HW, self.spacing_hw_mm
+
+
 def score(
     mask_HW: np.ndarray,
     truth_HW: np.ndarray,
@@ -43,7 +55,7 @@ def score(
 ) -> ScoreRow:
     scorer = Scorer(
         [POLYP],
-        lambda index: (truth_HW, spacing_hw_mm),  # type: ignore[arg-type]
+        Drawn(truth_HW, spacing_hw_mm),
         thresholds=HALVES,
         zone_rule="posmed",
         protocol=protocol,
