@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from skimage import measure
 
 from prsmed.data.edits import EDITS
 from prsmed.data.manifest import Manifest
@@ -20,7 +19,7 @@ from prsmed.data.volumes import open_image, open_prepared, open_target
 from prsmed.errors import DataError
 from prsmed.geometry import PatientAxes
 from prsmed.text.encode import TextEncoder, pad_batch
-from prsmed.text.findings import find
+from prsmed.text.findings import components, find
 from prsmed.text.templates import TemplateBank, rule_text
 from prsmed.types import MODALITIES, TARGET_KINDS, Case, Finding, SliceRef, SourceImage, Target
 
@@ -105,8 +104,8 @@ def truth_of(manifest: Manifest, item: Item) -> tuple[SourceImage, np.ndarray]:
 
 def _regions_in(mask_HW: np.ndarray, zone: str, *, zone_rule: str) -> np.ndarray:
     """The connected regions of a mask that lie in a zone."""
-    labels_HW = measure.label(mask_HW, connectivity=2)
-    regions = [labels_HW == label for label in range(1, int(labels_HW.max()) + 1)]
+    labels_HW, labels = components(mask_HW, 0)
+    regions = [labels_HW == label for label in labels]
     inside = [region for region in regions if find(region, zone_rule=zone_rule)[0].zone == zone]
     return np.logical_or.reduce(inside) if inside else np.zeros_like(mask_HW)
 
