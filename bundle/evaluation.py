@@ -24,8 +24,8 @@ from prsmed.answers import described_zones
 from prsmed.data.manifest import Manifest
 from prsmed.data.predictions import Prediction, PredictionStore, to_soft
 from prsmed.data.preprocessing import Preprocessing
+from prsmed.data.writers.atomic import write_atomically
 from prsmed.data.writers.picture import write_picture
-from prsmed.data.writers.text import write_atomically
 from prsmed.metrics.baselines import Asked, Baseline, Replied, TrainingMasks, get_baseline
 from prsmed.metrics.gates import gate_scores
 from prsmed.metrics.intervals import Bootstrap

@@ -17,7 +17,7 @@ from bundle.runs import Run, run_parameters
 from bundle.scoring import ScoreHandler
 from bundle.trackers import Tracker
 from prsmed.data.manifest import Manifest
-from prsmed.data.writers.text import write_atomically
+from prsmed.data.writers.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from prsmed.data.manifest import Manifest
 from prsmed.data.predictions import Prediction, PredictionStore, to_soft
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.data.readers.picture import decode_picture
+from prsmed.data.writers.atomic import write_atomically
 from prsmed.data.writers.picture import to_display, write_picture
-from prsmed.data.writers.text import write_atomically
 from prsmed.errors import DataError, RequestError
 from prsmed.geometry import resize_prob
 from prsmed.models.checkpoints import model_folder, read_info

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prsmed.data.writers.text import write_atomically
+from prsmed.data.writers.atomic import write_atomically
 from prsmed.errors import PrsmedError, RequestError
 from prsmed.predictor import Predictor
 from prsmed.sessions import Progress

@@ -285,7 +285,7 @@ def compare(
 
     prsmed compare evaluation/unet evaluation/tiny
     """
-    from prsmed.data.writers.text import write_atomically
+    from prsmed.data.writers.atomic import write_atomically
     from prsmed.metrics.compare import compare as compare_rows
     from prsmed.metrics.rows import read_rows
 

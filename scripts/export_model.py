@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from prsmed.data.writers.text import write_atomically
+from prsmed.data.writers.atomic import write_atomically
 from prsmed.models.checkpoints import INFO_FILE, save_model, sha256_of, verified_file
 from prsmed.predictor import Predictor
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from prsmed.data.readers.picture import decode_picture
+from prsmed.data.writers.atomic import write_atomically
 from prsmed.data.writers.picture import write_picture
-from prsmed.data.writers.text import write_atomically
 from prsmed.errors import DataError, RequestError
 
 ABOUT_FILE = "about.json"

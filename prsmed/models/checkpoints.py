@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from prsmed.data.writers.text import write_atomically
+from prsmed.data.writers.atomic import write_atomically
 from prsmed.errors import CheckpointError
 
 INFO_FILE = "model.json"

@@ -6,10 +6,8 @@ Colours are from the Okabe-Ito palette, which stays apart under the common colou
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from prsmed.data.writers.atomic import replaced_whole
 from prsmed.errors import DataError
 
 PREDICTION_RGB = (86, 180, 233)
@@ -55,17 +54,8 @@ def write_picture(path: str | Path, picture: np.ndarray) -> None:
     """
     if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)):
         raise DataError(f"{path}: a picture is uint8 (H, W) or (H, W, 3), got {picture.dtype} {picture.shape}")
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_whole(path) as part:
         Image.fromarray(picture).save(part, format="PNG")
-        os.replace(part, path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        reason = error.strerror or error
-        raise DataError(f"{path}: cannot be written ({reason}); choose another output folder") from error
 
 
 def write_overlay(path: str | Path, picture_HWC: np.ndarray, **drawing: Any) -> None:
