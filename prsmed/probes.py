@@ -113,8 +113,13 @@ def _is_clear_pair(findings: Sequence[Finding]) -> bool:
 
 
 def _edited(base: Item, question: str) -> list[Item]:
-    """The plain question, asked of the changed picture."""
+    """The plain question, asked of the changed picture.
+
+    A target with a laterality is not mirrored: a mirrored left kidney would still be asked for as the left one.
+    """
     edits = {"flip": "mirror", "blank": "blank", "noise": "noise", "burned_text": "burned_text"}
+    if base.target.laterality:
+        del edits["flip"]
     return [_probe(base, name, question=question, edit=edit) for name, edit in edits.items()]
 
 

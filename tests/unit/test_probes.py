@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,12 @@ def test_pictures_that_clearly_have_a_side_come_first(make):
     # the order goes on with findings on a border, and ends with those that have no side
     ids = [probe.case.id.split("-")[1] for probe in _named(make(per_gate=100), PLAIN)]
     assert {*ids[6:9]} == {"border"} and {*ids[9:]} == {"pair", "middle", "unclear", "same"}
+
+
+def test_a_target_of_one_side_of_the_body_is_not_mirrored(make, items):
+    one_sided = [replace(item, target=replace(item.target, laterality="left")) for item in items]
+    probes = make(items=one_sided)
+    assert not _named(probes, "flip") and len(_named(probes, "blank")) == len(_named(make(), "flip")) == 6
 
 
 def test_probes_are_repeatable(make):
