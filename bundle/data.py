@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import ignite.distributed as idist
 import numpy as np
@@ -68,6 +69,8 @@ class AskDataset(Dataset):
         split: which templates may be used.
         answers: whether the answer is part of the sequence (training) or not (asking).
         augmentation: dictionary transforms on `image` and `label`, or None.
+        views: None: every epoch sees a picture augmented anew. A number: it sees one of this many fixed looks, the
+            unchanged picture first, so that features of a frozen encoder can be kept (`bundle.features`).
         cache_rate: share of canonical images kept in memory.
     """
 
@@ -83,6 +86,7 @@ class AskDataset(Dataset):
         split: str,
         answers: bool,
         augmentation: Compose | None = None,
+        views: int | None = None,
         seed: int = 0,
         cache_rate: float = 1.0,
     ):
@@ -92,6 +96,7 @@ class AskDataset(Dataset):
             self.data, load, cache_rate=cache_rate, num_workers=1, progress=False, copy_cache=False
         )
         self.augmentation = augmentation
+        self.views = views
         self.add_text = partial(add_text, bank=bank, text=text, split=split, answers=answers, zone_rule=zone_rule)
         self.seed = seed
         self.epoch = 0
@@ -106,9 +111,21 @@ class AskDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, self.epoch, index])
         sample = {**self.loaded[index], "index": index}
-        if self.augmentation is not None:
+        if self.views is not None:
+            sample = self.look(index, (self.epoch + index) % self.views)
+        elif self.augmentation is not None:
             sample = seeded(self.augmentation, seed=int(rng.integers(2**32)))(sample)
         return self.add_text(sample, rng=rng)
+
+    def look(self, index: int, view: int) -> dict[str, Any]:
+        """One of an item's fixed looks, without words; look 0 is unchanged. Targets of one picture share its looks."""
+        sample = {**self.loaded[index], "index": index}
+        if view == 0 or self.augmentation is None:
+            return sample
+        item = self.data[index]
+        picture = crc32(f"{item.case.id}@{item.slice}".encode())
+        seed = int(np.random.default_rng([self.seed, view, picture]).integers(2**32))
+        return seeded(self.augmentation, seed=seed)(sample)
 
 
 def build_loader(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 import ignite.distributed as idist
@@ -12,47 +12,50 @@ from monai.inferers import Inferer
 from torch import nn
 
 from bundle.data import checked_request
+from bundle.distributed import share
 from prsmed.answers import RawAnswers, answer_batch
 from prsmed.data.containment import file_inside
 from prsmed.errors import PrsmedError
-from prsmed.models.checkpoints import model_folder
-from prsmed.models.presets import build_network, image_tokens, sizes
+from prsmed.geometry import Geometry
+from prsmed.models.checkpoints import base_of
+from prsmed.models.medisee import MediSee
+from prsmed.models.presets import build_network
 from prsmed.models.prs_med import PRSMed, PRSMedOutput
 from prsmed.predictor import Predictor
-from prsmed.text.encode import TextEncoder, load_tokenizer, pad_batch
+from prsmed.text.encode import TextEncoder
 
 
-def tokenizer_file(task: str, preset: str):
-    """Where the preset's tokenizer lies."""
-    return model_folder(sizes(task, preset)["tokenizer"]) / "tokenizer.json"
+def build_trainable(
+    task: str,
+    preset: str,
+    *,
+    text: TextEncoder,
+    device: Any,
+    seed: int,
+    language_dtype: str | None = None,
+    stages: Sequence[Mapping[str, Any]] = (),
+    sharded: bool = False,
+) -> nn.Module:
+    """The preset's network from its first weights; in a process group, wrapped so that gradients are shared.
 
-
-def build_text(task: str, preset: str) -> TextEncoder:
-    """The one encoder of questions and answers."""
-    return TextEncoder(load_tokenizer(tokenizer_file(task, preset)), image_tokens=image_tokens(task, preset))
-
-
-def build_trainable(task: str, preset: str, *, text: TextEncoder, device: Any, seed: int) -> nn.Module:
-    """The preset's network from its first weights; in a process group, wrapped so that gradients are shared."""
+    Args:
+        language_dtype: how a published language model is held while adapters beside it learn: "float32" or "bfloat16";
+            None: as its preset holds it.
+        stages: of the training; what learns in any of them is known to the wrapper.
+        sharded: among several processes, FSDP instead of DDP.
+    """
     torch.manual_seed(seed)
     network = build_network(task, preset, vocab_size=len(text.tokenizer)).to(device)
+    for name, parameter in network.named_parameters():
+        if language_dtype and name.startswith("language.") and name in base_of(network).names:
+            parameter.data = parameter.data.to(getattr(torch, language_dtype))
     if idist.get_world_size() == 1:
         return network
-    synced = nn.SyncBatchNorm.convert_sync_batchnorm(network) if torch.cuda.is_available() else network
-    return nn.parallel.DistributedDataParallel(synced, find_unused_parameters=True)
-
-
-def join_processes() -> None:
-    """Join the process group that `torchrun` describes: NCCL where there is CUDA, gloo on the CPU."""
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    # Ignite makes a group of its own at first use; do it here, on every rank, or rank 0 waits for the others later.
-    idist.sync()
-
-
-def local_device() -> torch.device:
-    """This rank's device: its own GPU, or the CPU."""
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+    patterns = [pattern for stage in stages for pattern in stage["trainable"]]
+    for name, parameter in network.named_parameters():
+        if any(fnmatch(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(True)
+    return share(network, sharded=sharded)
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -71,12 +74,18 @@ def prepare_batch(
     return moved, moved  # type: ignore[return-value]
 
 
+def mixed_precision(network: nn.Module, image_BCHW: torch.Tensor) -> torch.autocast:
+    """bf16 on CUDA, and wherever a part of the network is held in it; float32 elsewhere."""
+    held = any(parameter.dtype == torch.bfloat16 for parameter in network.parameters())
+    return torch.autocast(image_BCHW.device.type, dtype=torch.bfloat16, enabled=image_BCHW.is_cuda or held)
+
+
 class PassInferer(Inferer):
-    """One forward pass with the answers in the sequence, for training; bf16 on CUDA, float32 elsewhere."""
+    """One forward pass with the answers in the sequence, for training."""
 
     def __call__(self, inputs: Mapping[str, Any], network: nn.Module, *_: Any, **__: Any) -> PRSMedOutput:
         image = inputs["image"]
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=image.is_cuda):
+        with mixed_precision(network, image):
             return network(
                 image,
                 [geometry.canonical_hw_px for geometry in inputs["geometry"]],
@@ -89,16 +98,20 @@ class PassInferer(Inferer):
 
 
 class AskInferer(Inferer):
-    """Questions in, masks and greedy sentences out: the predictor's own function on a batch."""
+    """Questions in, masks and greedy sentences out: the predictor's own function on a batch.
 
-    def __init__(self, text: TextEncoder):
-        self.text = text
+    Args:
+        words: False leaves the sentences out, which take most of the time.
+    """
+
+    def __init__(self, text: TextEncoder, *, words: bool = True):
+        self.text, self.words = text, words
 
     def __call__(self, inputs: Mapping[str, Any], network: nn.Module, *_: Any, **__: Any) -> RawAnswers:
-        with torch.autocast(inputs["image"].device.type, dtype=torch.bfloat16, enabled=inputs["image"].is_cuda):
+        with mixed_precision(network, inputs["image"]):
             network_bare = bare(network)
-            assert isinstance(network_bare, PRSMed)
-            return answer_batch(network_bare, inputs, self.text)
+            assert isinstance(network_bare, (PRSMed, MediSee))
+            return answer_batch(network_bare, inputs, self.text, words=self.words)
 
 
 class AnswerInferer(Inferer):
@@ -135,10 +148,10 @@ class ImageToMask(nn.Module):
         self.network = predictor.network
 
     def forward(self, image_BCHW: torch.Tensor, question: str = "Where is the lesion?") -> torch.Tensor:
-        height, width = image_BCHW.shape[-2:]
-        encoded = [self.predictor.text.encode(question)] * len(image_BCHW)
-        ids = pad_batch(encoded, self.predictor.text.pad_id)
-        output = self.network(
-            image_BCHW, [(height, width)] * len(image_BCHW), ids["input_ids"], ids["attention_mask"], ids["prompt_mask"]
-        )
-        return output.mask_logits.sigmoid()
+        hw_px = (image_BCHW.shape[-2], image_BCHW.shape[-1])
+        batch = {
+            **self.predictor.questions(question, len(image_BCHW)),
+            "image": image_BCHW,
+            "geometry": [Geometry(hw_px, hw_px)] * len(image_BCHW),
+        }
+        return answer_batch(self.network, batch, self.predictor.text, words=False).mask_prob

@@ -33,6 +33,7 @@ from prsmed.metrics.masks import Tolerance
 from prsmed.metrics.rows import ScoreRow
 from prsmed.metrics.summary import flat_metrics, summarise
 from prsmed.probes import probes_of
+from prsmed.query_samples import query_items
 from prsmed.report import CasePicture, write_report
 from prsmed.samples import Item, findings_of, items_of, load_item, truth_of
 from prsmed.text.templates import TemplateBank
@@ -41,6 +42,15 @@ from prsmed.types import NOT_A_MEDICAL_DEVICE
 logger = logging.getLogger(__name__)
 
 PREDICTIONS_FOLDER = "predictions"
+
+
+def asks_queries(info: Mapping[str, Any]) -> bool:
+    """Whether a system is asked the cases' own questions, as MediSee is; else questions come from the templates.
+
+    Args:
+        info: the model's `model.json`, or what `stored_info` knows.
+    """
+    return info.get("task") == "medisee" or bool(info.get("queries"))
 
 
 def items_to_ask(
@@ -52,12 +62,16 @@ def items_to_ask(
     bank: TemplateBank,
     zone_rule: str,
     seed: int,
+    queries: bool = False,
 ) -> list[Item]:
     """Everything an evaluation asks: the split's targets, then the probes of the gates.
 
     Args:
         gates: `per_gate` (how many pictures each gate looks at) and `thresholds`, or None for no gates.
+        queries: ask the cases' own questions instead; the gates are about templates, and are left out.
     """
+    if queries:
+        return query_items(manifest, split, slices=slices)
     items = items_of(manifest, split, slices=slices)
     if gates is None:
         return items
@@ -74,14 +88,17 @@ def open_store(
     seed: int,
     system: Mapping[str, Any],
     info: Mapping[str, Any],
+    queries: bool = False,
+    mode: str = "free",
 ) -> PredictionStore:
     """The store of an evaluation, in `output_dir/predictions`; what it holds from a killed run is kept.
 
     Args:
         system: who answers (`model_record` of a predictor, or the name of a baseline or external system).
         info: `thresholds`, `zone_rule` and `preprocessing` that answers are decided and shown with.
+        queries, mode: whether own questions are asked, and how MediSee is.
     """
-    asked = [[item.key, item.question, item.edit] for item in items]
+    asked = [[item.key, _own_question(item), item.edit] for item in items]
     about = {
         "schema_version": 1,
         "system": dict(system),
@@ -91,6 +108,7 @@ def open_store(
         "thresholds": info["thresholds"],
         "zone_rule": info["zone_rule"],
         "preprocessing": info["preprocessing"],
+        **({"queries": True, "mode": mode} if queries else {}),
     }
     folder = Path(output_dir) / PREDICTIONS_FOLDER
     if idist.get_rank() == 0:
@@ -148,7 +166,7 @@ def predict_baseline(
     for index in track(missing_from(store, items)[idist.get_rank() :: idist.get_world_size()], description=name):
         item = items[index]
         reply = answer(_asked(item, truths(index)[0]), training, zone_rule=zone_rule)
-        question = item.question or f"Where is the {item.target.name}?"
+        question = _own_question(item) or f"Where is the {item.target.name}?"
         store.add(_prediction(item, reply, question), rank=idist.get_rank())
 
 
@@ -164,13 +182,17 @@ def training_masks(manifest: Manifest, *, slices: Mapping[str, Any], zone_rule: 
     return TrainingMasks(examples())
 
 
+def _own_question(item: Item) -> str | None:
+    return item.query.question if item.query else item.question
+
+
 def _asked(item: Item, truth_HW: Any) -> Asked:
     return Asked(item.key, item.case.modality or "", item.target.name, item.target.kind, truth_HW)
 
 
 def _prediction(item: Item, reply: Replied, question: str) -> Prediction:
     soft_HW = to_soft(reply.mask_HW.astype(float))
-    query_kind = "probe" if item.probe else "template"
+    query_kind = item.query.kind if item.query else "probe" if item.probe else "template"
     return Prediction(item.key, question, query_kind, soft_HW, reply.presence_prob, reply.model_text)
 
 
@@ -206,7 +228,8 @@ class EvaluationReport:
     ):
         self.store, self.items, self.manifest = store, items, manifest
         self.slices, self.output_dir, self.tracker = dict(slices), Path(output_dir), tracker
-        self.peers, self.gates, self.pictures = tuple(peers), gates, pictures
+        self.peers, self.pictures = tuple(peers), pictures
+        self.gates = gates if any(item.probe for item in items) else None
         self.bootstrap = Bootstrap(n_draws=bootstrap_draws, seed=seed)
         self.truths = Truths(manifest, items)
         self.zone_rule = store.about["zone_rule"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ignite.handlers.tqdm_logger import ProgressBar
 from monai.engines.utils import IterationEvents
 
 from bundle.data import AskDataset
-from bundle.engines import bare
+from bundle.distributed import load_optimizer_state, optimizer_state, put_together, spread, whole
 from bundle.runs import Run
 from bundle.schedule import StagedSchedule
 from bundle.trackers import Tracker
@@ -82,6 +83,7 @@ class Checkpoints:
         self.network, self.optimizer, self.schedule = network, optimizer, schedule
         self.evaluator, self.score, self.patience = evaluator, score, patience
         self.tracker = tracker
+        self.together = ExitStack()
         self.best_score = float("-inf")
         self.best_epoch = 0
         self.judged_epoch = 0
@@ -93,23 +95,26 @@ class Checkpoints:
         trainer.add_event_handler(Events.STARTED, self._resume)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._validate_last)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save)
-        self.evaluator.add_event_handler(Events.STARTED, self._share_statistics)
+        self.evaluator.add_event_handler(Events.STARTED, self._prepare)
         self.evaluator.add_event_handler(Events.COMPLETED, self._judge)
 
-    def _share_statistics(self, engine: Engine) -> None:
-        # Batch norm on the CPU knows its own rank's batches only; all ranks must judge what rank 0 will save.
+    def _prepare(self, engine: Engine) -> None:
+        # All ranks must judge what rank 0 will save, to the last bit.
         if idist.get_world_size() > 1:
             for values in self.network.buffers():
                 values.copy_(idist.broadcast(values, src=0))
+        self.together.enter_context(put_together(self.network))
 
     def _judge(self, engine: Engine) -> None:
+        self.together.close()
+        plain = whole(self.network)
         score = engine.state.metrics[self.score]
         epoch = self.judged_epoch = self.trainer.state.epoch
         if score > self.best_score:
             self.best_score, self.best_epoch, self.validations_without_gain = score, epoch, 0
             if idist.get_rank() == 0:
                 info = {**self.info, "epoch": epoch, "score": {self.score: score}}
-                save_model(self.run.best, bare(self.network), info, tokenizer_file=self.tokenizer_file)
+                save_model(self.run.best, plain, info, tokenizer_file=self.tokenizer_file)
             return
         self.validations_without_gain += 1
         if self.patience is not None and self.validations_without_gain >= self.patience:
@@ -123,12 +128,13 @@ class Checkpoints:
             self.evaluator.run(epoch)
 
     def _save(self, trainer: Engine) -> None:
+        plain, optimizer = whole(self.network), optimizer_state(self.optimizer)
         if idist.get_rank() > 0:
             return
         state = {
             "epoch": trainer.state.epoch,
             "epoch_length": trainer.state.epoch_length,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scheduler": self.schedule.scheduler.state_dict(),
             "best_score": self.best_score,
             "best_epoch": self.best_epoch,
@@ -138,7 +144,7 @@ class Checkpoints:
         state["scheduler"].pop("lr_lambdas", None)
         save_model(
             self.run.last,
-            bare(self.network),
+            plain,
             {**self.info, "epoch": trainer.state.epoch},
             tokenizer_file=self.tokenizer_file,
             training_state=state,
@@ -148,8 +154,9 @@ class Checkpoints:
         if not self.run.resumed:
             return
         state = load_training_state(self.run.last)
-        load_weights(self.run.last, bare(self.network))
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_weights(self.run.last, whole(self.network))
+        spread(self.network)
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.schedule.scheduler.load_state_dict({**state["scheduler"], "lr_lambdas": [None]})
         self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
         self.validations_without_gain = state["validations_without_gain"]

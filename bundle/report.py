@@ -18,6 +18,7 @@ from bundle.scoring import ScoreHandler
 from bundle.trackers import Tracker
 from prsmed.data.manifest import Manifest
 from prsmed.data.writers.atomic import write_atomically
+from prsmed.predictor import SHIPPED
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,6 @@ def finish_training(recorder: RunRecorder, test: Mapping[str, str], *, device: A
         console = Console(soft_wrap=True)
         console.print(f"best model: {run.best}   scores: {run.folder / test['split'] / 'scores.json'}")
         console.print(f"look at the run: mlflow ui --backend-store-uri {tracker.tracking_uri}")
-        if recorder.settings["task"] == "prs_med":  # a U-Net has no words
+        if recorder.settings["task"] in SHIPPED:  # a U-Net has no words
             console.print(f'ask it: prsmed ask IMAGE "Where is the lesion?" --modality MODALITY --model {run.best}')
     return scores

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from bundle.distributed import set_learning
 from prsmed.errors import RequestError
 
 
@@ -103,8 +104,8 @@ class StagedSchedule:
 
     def _enter_stage(self, engine: Engine) -> None:
         stage = self.stages[self.stage_at(engine.state.epoch - 1)]
-        for name, parameter in zip(_parameter_names(self.network), self.network.parameters(), strict=True):
-            parameter.requires_grad_(any(fnmatch(name, pattern) for pattern in stage.trainable))
+        names = _parameter_names(self.network)
+        set_learning(self.network, [any(fnmatch(name, pattern) for pattern in stage.trainable) for name in names])
 
     def _step(self, engine: Engine) -> None:
         self.scheduler.step()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,18 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from prsmed.answers import RawAnswers, contradictions_of, decide, described_zones, soft_mask
+from prsmed.answers import RawAnswers, contradictions_of, decide, described_zones, detected_box, soft_mask
 from prsmed.data.manifest import Manifest
 from prsmed.data.predictions import Prediction
 from prsmed.data.slicing import volume_frame
 from prsmed.data.writers.picture import draw_overlay, to_display
-from prsmed.metrics.masks import MaskMetric, Tolerance
+from prsmed.geometry import mask_to_box
+from prsmed.metrics.masks import MaskMetric, Tolerance, box_iou_of
 from prsmed.metrics.protocol import protocol_scores
 from prsmed.metrics.rows import MaskScores, ScoreRow
 from prsmed.metrics.summary import flat_metrics, selection_score, summarise
 from prsmed.samples import Item, findings_of, truth_of
+from prsmed.text.naming import first_named
 from prsmed.text.parse import parse_position, zones_match
 from prsmed.types import AnswerObject, Finding
 
@@ -77,6 +79,7 @@ class Scorer:
         self.items, self.truths = items, truths
         self.thresholds, self.zone_rule, self.protocol = thresholds, zone_rule, protocol
         self.masks = MaskMetric(tolerance or Tolerance())
+        self.names = {item.target.name for item in items}
         self._words: dict[int, dict[str, Any]] = {}
 
     def reset(self) -> None:
@@ -106,6 +109,7 @@ class Scorer:
         self._words[index] = {
             **_facts(item, findings),
             **_statement(item, thing, prediction, findings),
+            **_pointing(item, prediction, truth_HW, self.names),
         }
         if self.protocol and truth_HW.any():
             scores = protocol_scores(prediction.soft_HW, truth_HW)
@@ -131,6 +135,7 @@ def _facts(item: Item, findings: Sequence[Finding]) -> dict[str, Any]:
         "probe": item.probe,
         "base": item.base,
         "present": bool(findings),
+        "query_length": item.query.length if item.query else "",
         "zones_truth": described_zones(findings) if len(findings) <= 2 else (),
         "border_ambiguous": any(finding.border_ambiguous for finding in findings),
     }
@@ -139,7 +144,7 @@ def _facts(item: Item, findings: Sequence[Finding]) -> dict[str, Any]:
 def _statement(item: Item, thing: AnswerObject, prediction: Prediction, findings: Sequence[Finding]) -> dict[str, Any]:
     truth = described_zones(findings)
     shown = described_zones(thing.findings)
-    text = prediction.model_text
+    text = prediction.model_text if item.query is None else None  # an explanation states no position
     parsed = parse_position(text, target=item.target.name) if text is not None else None
     if parsed is None:
         right = False
@@ -155,12 +160,26 @@ def _statement(item: Item, thing: AnswerObject, prediction: Prediction, findings
         "mask_is_empty": not thing.mask.any(),
         "zones_mask": shown,
         "rule_right": sorted(shown) == sorted(truth),
-        "model_text": text or "",
+        "model_text": prediction.model_text or "",
         "text_kind": parsed.kind if parsed else "silent",
         "zones_text": tuple(parsed.zones) if parsed else (),
         "zones_right": bool(right),
         "contradiction": text is not None and bool(contradictions_of(text, thing, target=item.target.name)),
     }
+
+
+def _pointing(item: Item, prediction: Prediction, truth_HW: np.ndarray, names: Iterable[str]) -> dict[str, Any]:
+    """Whether the box decoder and the explanation mean what was asked for; nothing is judged where nothing is true."""
+    box, text = prediction.box_xyxy_px, prediction.model_text
+    truth = mask_to_box(truth_HW)
+    if truth is None:
+        return {}
+    judged: dict[str, Any] = {}
+    if box is not None:
+        judged["decoder_box_iou"] = box_iou_of(box, truth) if box else 0.0
+    if item.query is not None and text is not None:
+        judged["names_target"] = first_named(text, names) == item.target.name
+    return judged
 
 
 def prediction_of(raw: RawAnswers, batch: Mapping[str, Any], row: int) -> Prediction:
@@ -172,6 +191,9 @@ def prediction_of(raw: RawAnswers, batch: Mapping[str, Any], row: int) -> Predic
         soft_HW=soft_mask(raw.mask_prob[row], batch["geometry"][row]),
         presence_prob=round(float(raw.presence_prob[row]), 4),
         model_text=raw.texts[row] if raw.texts is not None else None,
+        box_xyxy_px=None
+        if raw.boxes_xyxy_norm is None
+        else detected_box(raw, row, batch["geometry"][row].slice_hw_px) or (),
     )
 
 

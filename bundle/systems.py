@@ -18,7 +18,7 @@ from rich.progress import track
 from torch import nn
 
 from bundle.data import AskDataset
-from bundle.engines import AskInferer, build_text
+from bundle.engines import AskInferer
 from bundle.scoring import Truths
 from bundle.unet import UNetInferer, UNetPredictor
 from prsmed.data.containment import file_inside
@@ -31,6 +31,8 @@ from prsmed.data.writers.picture import to_display, write_picture
 from prsmed.errors import DataError, RequestError
 from prsmed.geometry import resize_prob
 from prsmed.models.checkpoints import model_folder, read_info
+from prsmed.models.feature_cache import keep_maps
+from prsmed.models.presets import build_text
 from prsmed.predictor import Predictor
 from prsmed.samples import Item
 from prsmed.text.encode import TextEncoder
@@ -54,13 +56,21 @@ def model_info(model: str) -> dict[str, Any]:
     return read_info(model_folder(model))
 
 
-def load_asker(model: str, device: Any) -> Asker:
-    """Load a model for evaluation: PRS-Med, or the U-Net it is compared with."""
+def load_asker(model: str, device: Any, mode: str = "free", feature_cache: str | None = None) -> Asker:
+    """Load a model for evaluation: PRS-Med, MediSee, or the U-Net they are compared with.
+
+    Args:
+        mode: how MediSee is asked (`prsmed.models.medisee.MODES`).
+        feature_cache: folder that keeps the maps of the encoder, so that a picture is encoded once for several
+            evaluations of models that stand on the same encoder; None: nothing is kept.
+    """
     folder = model_folder(model)
     if read_info(folder)["task"] == "unet":
         unet = UNetPredictor.load(folder, device=str(device))
         return Asker(unet.network, unet.preprocessing, build_text("prs_med", "tiny"), UNetInferer())
-    predictor = Predictor.load(folder, device=str(device))
+    predictor = Predictor.load(folder, device=str(device), mode=mode)
+    if feature_cache is not None:
+        keep_maps(predictor.network.encoder, feature_cache)
     return Asker(predictor.network, predictor.preprocessing, predictor.text, AskInferer(predictor.text))
 
 

@@ -17,7 +17,8 @@ import torch
 
 from prsmed.data.predictions import to_soft
 from prsmed.geometry import Geometry, PatientAxes, mask_to_box
-from prsmed.models.prs_med import PRSMed
+from prsmed.models.medisee import MediSee
+from prsmed.models.prs_med import PRSMed, ReadPrefix
 from prsmed.samples import findings_of
 from prsmed.text.encode import TextEncoder
 from prsmed.text.findings import components, default_min_area_px
@@ -37,6 +38,8 @@ class RawAnswers:
         mask_prob: float32 (K, 1, H, W) on the batch's canonical grid.
         presence_prob: float32 (K,).
         texts: the greedy sentences; None from a network without words, or where none were asked for.
+        boxes_xyxy_norm: (K, 4) what a box decoder says, shares of the picture, NaN where it says nothing is there; None
+            from a network without one.
         timings_s: seconds for the mask and for the words.
     """
 
@@ -44,18 +47,27 @@ class RawAnswers:
     presence_prob: torch.Tensor
     texts: list[str] | None
     timings_s: dict[str, float] = field(default_factory=dict)
+    boxes_xyxy_norm: torch.Tensor | None = None
 
 
 @torch.no_grad()
 def answer_batch(
-    network: PRSMed, batch: Mapping[str, Any], text: TextEncoder, *, encoded: tuple | None = None, words: bool = True
+    network: PRSMed | MediSee,
+    batch: Mapping[str, Any],
+    text: TextEncoder,
+    *,
+    encoded: tuple | None = None,
+    prefix: ReadPrefix | None = None,
+    words: bool = True,
 ) -> RawAnswers:
     """Masks, presence and sentences for a batch of questions (`input_ids` without answers), in evaluation mode.
 
     Args:
-        encoded: what `encode_image` gave for these images.
+        encoded, prefix: what `encode_image` and `read_prefix` gave for these images.
         words: False leaves the sentences out, which take most of the time.
     """
+    if isinstance(network, MediSee):
+        return _see_batch(network, batch, text, encoded=encoded, words=words)
     started = time.perf_counter()
     output = network(
         batch["image"],
@@ -64,6 +76,7 @@ def answer_batch(
         batch["attention_mask"],
         batch["prompt_mask"],
         encoded=encoded,
+        prefix=prefix,
         keep_cache=words,
     )
     mask_prob = output.mask_logits.float().sigmoid()
@@ -77,6 +90,44 @@ def answer_batch(
     texts = [text.decode(row) for row in generated.ids]
     timings_s = {"mask": has_mask - started, "text": time.perf_counter() - has_mask}
     return RawAnswers(mask_prob, presence_prob, texts, timings_s)
+
+
+def _see_batch(
+    network: MediSee, batch: Mapping[str, Any], text: TextEncoder, *, encoded: tuple | None, words: bool
+) -> RawAnswers:
+    """As `answer_batch`. A picture that several rows ask about is encoded once.
+
+    Where the model has no choice (`forced`), a target is as present as the surest pixel of its mask.
+    """
+    started = time.perf_counter()
+    pictures = batch.get("picture") or list(range(len(batch["image"])))
+    first = [pictures.index(name) for name in dict.fromkeys(pictures)]
+    number_of = {pictures[row]: number for number, row in enumerate(first)}
+    seen = network.ask(
+        batch["image"][first],
+        [batch["geometry"][row].canonical_hw_px for row in first],
+        batch["input_ids"],
+        batch["attention_mask"],
+        obj_image=torch.tensor([number_of[name] for name in pictures], device=batch["image"].device),
+        end_id=text.end_id,
+        max_new_tokens=MAX_NEW_TOKENS if words else 0,
+        encoded=encoded,
+    )
+    mask_prob = seen.mask_logits.float().sigmoid()
+    presence_prob = mask_prob.flatten(1).amax(dim=1) if seen.presence_logit is None else seen.presence_logit.sigmoid()
+    texts = None if seen.ids is None else [text.decode(row).strip() for row in seen.ids]
+    timings_s = {"mask and text" if words else "mask": time.perf_counter() - started}
+    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm)
+
+
+def detected_box(raw: RawAnswers, row: int, hw_px: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """What a box decoder says of one row, in pixels of a picture of this size; None where it says nothing."""
+    if raw.boxes_xyxy_norm is None or raw.boxes_xyxy_norm[row].isnan().any():
+        return None
+    height, width = hw_px
+    sides_px = torch.tensor([width, height, width, height])
+    x0, y0, x1, y1 = (raw.boxes_xyxy_norm[row].cpu().clamp(0, 1) * sides_px).tolist()
+    return round(x0, 2), round(y0, 2), round(x1, 2), round(y1, 2)
 
 
 def decide(
@@ -139,12 +190,20 @@ def only_on_side(
     ]
 
 
-def contradictions_of(model_text: str, thing: AnswerObject, *, target: str) -> list[str]:
-    """Where the sentence, the mask and the presence decision disagree, in plain English."""
+def contradictions_of(model_text: str, thing: AnswerObject, *, target: str, states_position: bool = True) -> list[str]:
+    """Where the sentence, the mask and the presence decision disagree, in plain English.
+
+    Args:
+        states_position: False for an explanation (MediSee), which need not say where the thing is.
+    """
     parsed = parse_position(model_text, target=target)
     found = []
     if thing.present and not thing.mask.any():
         found.append("the presence head says that something is visible, but the mask is empty")
+    if not states_position:
+        if parsed.kind == "none" and thing.mask.any():
+            found.append("the model's sentence says that nothing is visible, but the mask is not empty")
+        return found
     if parsed.kind == "unreadable":
         found.append("the model's sentence states no position that can be checked")
     elif parsed.kind == "none" and thing.mask.any():

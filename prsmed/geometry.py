@@ -64,6 +64,12 @@ def box_center_px(box_xyxy_px: Sequence[float]) -> tuple[float, float]:
     return (x0 + x1) / 2, (y0 + y1) / 2
 
 
+def cxcywh_to_xyxy(boxes_cxcywh: torch.Tensor) -> torch.Tensor:
+    """Boxes (..., 4) given by centre and sides, as their corners; whatever the unit."""
+    center, sides = boxes_cxcywh.split(2, dim=-1)
+    return torch.cat([center - sides / 2, center + sides / 2], dim=-1)
+
+
 def resize_mask(mask_HW: np.ndarray, hw_px: tuple[int, int]) -> np.ndarray:
     """A bool mask on another grid: set where the antialiased bilinear share of the mask is at least one half.
 
@@ -333,7 +339,9 @@ class Frame:
         framed = image_BCHW.new_zeros(*image_BCHW.shape[:2], self.size_px, self.size_px)
         for index, (height, width) in enumerate(canonical_hw_px):
             rows, columns = self.content_hw_px((height, width))
-            framed[index, :, :rows, :columns] = _resize_CHW(image_BCHW[index, :, :height, :width], (rows, columns))
+            framed[index, :, :rows, :columns] = _resize_BCHW(image_BCHW[[index], :, :height, :width], (rows, columns))[
+                0
+            ]
         return framed
 
     def leave(
@@ -342,9 +350,10 @@ class Frame:
         """Maps of the frame (any resolution) on the batch's canonical grid (B, C, H, W); padding is zero."""
         left = map_BCHW.new_zeros(*map_BCHW.shape[:2], *common_hw_px)
         scale = map_BCHW.shape[-1] / self.size_px
-        for index, (height, width) in enumerate(canonical_hw_px):
+        for height, width in set(canonical_hw_px):
+            alike = [index for index, hw_px in enumerate(canonical_hw_px) if hw_px == (height, width)]
             rows, columns = (max(1, round(side * scale)) for side in self.content_hw_px((height, width)))
-            left[index, :, :height, :width] = _resize_CHW(map_BCHW[index, :, :rows, :columns], (height, width))
+            left[alike, :, :height, :width] = _resize_BCHW(map_BCHW[alike, :, :rows, :columns], (height, width))
         return left
 
     def patch_centers_norm(self, grid_px: int, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -356,8 +365,20 @@ class Frame:
         steps = (torch.arange(grid_px, dtype=torch.float32) + 0.5) * (self.size_px / grid_px)
         y_px, x_px = torch.meshgrid(steps, steps, indexing="ij")
         centers_px = torch.stack([x_px, y_px], dim=-1).reshape(-1, 2)
-        sides_px = torch.tensor([self.content_hw_px(hw)[::-1] for hw in canonical_hw_px], dtype=torch.float32)
-        return centers_px[None] / sides_px[:, None]
+        return centers_px[None] / self.content_xyxy_px(canonical_hw_px)[:, None, :2]
+
+    def patch_offsets(self, grid_px: int, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """`from_center` of every patch as two maps (x, y), float32 (B, 2, grid, grid)."""
+        offsets_BM2 = from_center(self.patch_centers_norm(grid_px, canonical_hw_px), canonical_hw_px)
+        return offsets_BM2.transpose(1, 2).unflatten(2, (grid_px, grid_px))
+
+    def content_xyxy_px(self, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Columns, rows, columns, rows that each image takes in the frame, float32 (B, 4).
+
+        A box given as shares of the image, times this, is the box in pixels of the frame.
+        """
+        sides = [self.content_hw_px(hw_px)[::-1] * 2 for hw_px in canonical_hw_px]
+        return torch.tensor(sides, dtype=torch.float32)
 
 
 def from_center(centers_norm_BM2: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -370,10 +391,10 @@ def from_center(centers_norm_BM2: torch.Tensor, canonical_hw_px: Sequence[tuple[
     return (centers_norm_BM2 - 0.5) * scale_B12
 
 
-def _resize_CHW(image_CHW: torch.Tensor, hw_px: tuple[int, int]) -> torch.Tensor:
-    if tuple(image_CHW.shape[-2:]) == tuple(hw_px):
-        return image_CHW
-    return F.interpolate(image_CHW[None], size=hw_px, mode="bilinear", antialias=True)[0]
+def _resize_BCHW(image_BCHW: torch.Tensor, hw_px: tuple[int, int]) -> torch.Tensor:
+    if tuple(image_BCHW.shape[-2:]) == tuple(hw_px):
+        return image_BCHW
+    return F.interpolate(image_BCHW, size=hw_px, mode="bilinear", antialias=True)
 
 
 def _scale_box(

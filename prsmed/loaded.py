@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from prsmed.data.preprocessing import Preprocessing
+from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.text.encode import TextEncoder, pad_batch
+from prsmed.text.naming import first_named
 from prsmed.types import MODALITIES
 
 
@@ -23,7 +25,7 @@ class LoadedModel:
 
     def __init__(
         self,
-        network: PRSMed,
+        network: PRSMed | MediSee,
         text: TextEncoder,
         preprocessing: Preprocessing,
         info: dict[str, Any],
@@ -49,9 +51,23 @@ class LoadedModel:
         """Name, version, weights' hash and licence, for the answer."""
         return model_record(self.info)
 
-    def name_target(self, question: str) -> tuple[str, str, list[str]]:
-        """The target a question names, its kind, and a warning where the model was not trained on it."""
+    @property
+    def explains(self) -> bool:
+        """Whether its sentences name and explain what was asked for (MediSee), and do not say where it is."""
+        return isinstance(self.network, MediSee)
+
+    def name_target(self, question: str, said: str = "") -> tuple[str, str, list[str]]:
+        """The target a question is about, its kind, and a warning where the model was not trained on it.
+
+        Args:
+            said: the answer of a model that `explains`. Its question may name nothing, or only what lies beside the
+                target, so the answer decides.
+        """
         known: Mapping[str, str] = self.info.get("targets", {})
+        if self.explains and said:
+            name = first_named(said, known)
+            warning = "the model's sentence names none of the targets it was trained on"
+            return (name, known[name], []) if name else ("finding", "lesion", [warning])
         words = question.casefold()
         named = [name for name in known if name.casefold() in words]
         if named:
@@ -68,7 +84,7 @@ class LoadedModel:
         datasets = self.info.get("datasets", [])
         if datasets and all(name.startswith("phantom") for name in datasets):
             found.append("this model was trained on generated phantoms only, never on images of patients")
-        return found
+        return [*found, *self.info.get("cautions", {}).get(modality, [])]
 
     def questions(self, question: str, count: int) -> dict[str, torch.Tensor]:
         """One question, encoded for each of `count` images."""

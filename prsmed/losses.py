@@ -1,21 +1,27 @@
-"""The loss of PRS-Med, L = BCE + Dice + 0.5 CE, with terms for presence and evidence; every weight is an argument.
+"""The losses of PRS-Med and of MediSee as weighted sums of terms; every weight is an argument.
 
-Source: the project page of PRS-Med for the three published terms; the other two are ours (docs/decisions).
+Sources: PRS-Med's project page, L = BCE + Dice + 0.5 CE, with our terms for presence and evidence (docs/decisions);
+MediSee (Tong et al. 2025), equations 4 and 5, L = CE + 2 BCE + 0.5 Dice + L1 + GIoU, and 2 JS + MSE in fine-tuning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from monai.losses import BoxGIoULoss
 from torch import nn
 
 from prsmed.errors import RequestError
+from prsmed.geometry import cxcywh_to_xyxy
+from prsmed.models.medisee import MediSeeOutput
 from prsmed.models.prs_med import PRSMedOutput
 
 TERMS = ("bce", "dice", "ce", "presence", "evidence")
+SEE_TERMS = ("ce", "bce", "dice", "l1", "giou", "js", "mse")
 
 
 def dice_loss(prob_K1HW: torch.Tensor, label_K1HW: torch.Tensor, present_K: torch.Tensor) -> torch.Tensor:
@@ -26,11 +32,37 @@ def dice_loss(prob_K1HW: torch.Tensor, label_K1HW: torch.Tensor, present_K: torc
     overlap = (prob_K1HW * label_K1HW).sum(dim=(1, 2, 3))
     total = prob_K1HW.sum(dim=(1, 2, 3)) + label_K1HW.sum(dim=(1, 2, 3))
     loss_K = 1 - (2 * overlap + 1) / (total + 1)
-    return (loss_K * present_K).sum() / present_K.sum().clamp(min=1)
+    return mean_of_objects(loss_K, present_K)
 
 
-class PRSMedLoss(nn.Module):
-    """Weighted sum of the terms; `terms` of the last call are kept for logging, detached.
+class WeightedTerms(nn.Module):
+    """A weighted sum; `terms` of the last call are kept for logging, detached.
+
+    Args:
+        weights: of the terms by name; a term that is not named has no weight.
+        names: the terms that exist.
+
+    Raises:
+        RequestError: a weight for a term that does not exist.
+    """
+
+    def __init__(self, weights: Mapping[str, float], names: Sequence[str]):
+        super().__init__()
+        unknown = sorted(set(weights) - set(names))
+        if unknown:
+            raise RequestError(f"loss_weights: {', '.join(unknown)} unknown; the terms are {', '.join(names)}")
+        self.weights = {name: float(weights.get(name, 0.0)) for name in names}
+        self.terms: dict[str, torch.Tensor] = {}
+
+    def total(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The sum of all terms by their weights."""
+        self.terms = {name: term.detach() for name, term in terms.items()}
+        device = next(iter(terms.values())).device
+        return sum((self.weights[name] * term for name, term in terms.items()), torch.zeros((), device=device))
+
+
+class PRSMedLoss(WeightedTerms):
+    """The loss of PRS-Med.
 
     Args:
         weights: of the terms by name; a term that is not named has no weight. `bce` and `dice` are on the mask, over
@@ -42,12 +74,7 @@ class PRSMedLoss(nn.Module):
     """
 
     def __init__(self, weights: Mapping[str, float]):
-        super().__init__()
-        unknown = sorted(set(weights) - set(TERMS))
-        if unknown:
-            raise RequestError(f"loss_weights: {', '.join(unknown)} unknown; the terms are {', '.join(TERMS)}")
-        self.weights = {name: float(weights.get(name, 0.0)) for name in TERMS}
-        self.terms: dict[str, torch.Tensor] = {}
+        super().__init__(weights, TERMS)
 
     def forward(self, output: PRSMedOutput, batch: Mapping[str, Any]) -> torch.Tensor:
         """
@@ -66,12 +93,139 @@ class PRSMedLoss(nn.Module):
         }
         if output.text_logits is not None:
             answer_ids = batch["target_ids"][:, 1:]
-            terms["ce"] = F.cross_entropy(output.text_logits.float(), answer_ids[answer_ids >= 0])
+            terms["ce"] = next_token_loss(output.text_logits, answer_ids[answer_ids >= 0])
         if output.evidence_logits is not None:
             asked = output.evidence_logits.float()[batch["obj_image"], batch["kind_index"]][:, None]
             terms["evidence"] = _mean_over_valid(asked, label, valid)
-        self.terms = {name: term.detach() for name, term in terms.items()}
-        return sum((self.weights[name] * term for name, term in terms.items()), torch.zeros((), device=logits.device))
+        return self.total(terms)
+
+
+class MediSeeLoss(WeightedTerms):
+    """The loss of MediSee. Terms of objects are divided by the number of objects in the global batch.
+
+    Args:
+        weights: of the terms by name. `ce` is the next-token loss over answers and candidates; `bce` and `dice` are on
+            the mask, over the image without padding; `l1` (mean over the four coordinates) and `giou` on the corners of
+            the box; `js` and `mse` compare the similarity map of a question with that of its plain-label query.
+    """
+
+    def __init__(self, weights: Mapping[str, float]):
+        super().__init__(weights, SEE_TERMS)
+
+    def forward(self, output: MediSeeOutput, batch: Mapping[str, Any]) -> torch.Tensor:
+        """
+        Args:
+            output: of `MediSee`, computed with `target_ids`.
+            batch: with `label`, `valid` (K, 1, H, W), `boxes_xyxy_norm` (K, 4) NaN where no box is known, `obj_image`
+                (K,), `target_ids` (B, T), and where there are plain-label queries `teacher_of` (Kt,), the object that
+                each belongs to. An object whose `valid` is empty has no mask.
+        """
+        answer_ids = batch["target_ids"][:, 1:]
+        assert output.text_logits is not None and output.mask_logits is not None
+        logits, label, valid = output.mask_logits.float(), batch["label"].float(), batch["valid"].float()
+        has_mask_K = valid.flatten(1).amax(dim=1)
+        terms = {
+            "ce": next_token_loss(output.text_logits, answer_ids[answer_ids >= 0]),
+            "bce": mean_of_objects(bce_of_objects(logits, label, valid), has_mask_K),
+            "dice": mean_of_objects(dice_of_objects(logits.sigmoid() * valid, label * valid), has_mask_K),
+        }
+        if output.boxes_cxcywh is not None:
+            terms["l1"], terms["giou"] = box_losses(output.boxes_cxcywh, batch["boxes_xyxy_norm"])
+        if output.teacher_states is not None:
+            terms["js"], terms["mse"] = self._similarity(output, batch)
+        return self.total(terms)
+
+    def _similarity(self, output: MediSeeOutput, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        assert output.seg_states is not None and output.image_states is not None
+        of = batch["teacher_of"]
+        image_KND = output.image_states[batch["obj_image"][of]]
+        student_KN = similarity_maps(output.seg_states[of], image_KND)
+        assert output.teacher_states is not None
+        return similarity_losses(student_KN, similarity_maps(output.teacher_states, image_KND))
+
+
+def bce_of_objects(logits_K1HW: torch.Tensor, label_K1HW: torch.Tensor, valid_K1HW: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of each object (K,), over its valid pixels; 0 where it has none."""
+    pixels = F.binary_cross_entropy_with_logits(logits_K1HW, label_K1HW, reduction="none") * valid_K1HW
+    return pixels.sum(dim=(1, 2, 3)) / valid_K1HW.sum(dim=(1, 2, 3)).clamp(min=1)
+
+
+def dice_of_objects(prob_K1HW: torch.Tensor, label_K1HW: torch.Tensor, *, smooth: float = 1e-3) -> torch.Tensor:
+    """1 - soft Dice of each object (K,), with the smoothing of MediSee's released code."""
+    overlap = (prob_K1HW * label_K1HW).sum(dim=(1, 2, 3))
+    total = prob_K1HW.sum(dim=(1, 2, 3)) + label_K1HW.sum(dim=(1, 2, 3))
+    return 1 - (2 * overlap + smooth) / (total + smooth)
+
+
+def box_losses(boxes_cxcywh: torch.Tensor, truth_xyxy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """L1 (mean over the coordinates) and 1 - GIoU of boxes (K, 4) in one unit; a truth of NaN does not count."""
+    known_K = ~truth_xyxy.isnan().any(dim=1)
+    predicted = cxcywh_to_xyxy(boxes_cxcywh.float())
+    truth = torch.where(known_K[:, None], truth_xyxy.float(), predicted.detach())
+    l1_K = (predicted - truth).abs().mean(dim=1)
+    giou_K = BoxGIoULoss(reduction="none")(predicted, truth)
+    return mean_of_objects(l1_K, known_K.float()), mean_of_objects(giou_K, known_K.float())
+
+
+def similarity_maps(states_KD: torch.Tensor, image_KND: torch.Tensor) -> torch.Tensor:
+    """How alike a state and the image's states are: dot products (K, N) in float32, divided by the root of D.
+
+    Undivided, 4096 wide states give a softmax of one hot cell without a gradient.
+    """
+    with torch.autocast(states_KD.device.type, enabled=False):
+        products_KN = torch.einsum("kd,knd->kn", states_KD.float(), image_KND.float())
+        return products_KN / states_KD.shape[-1] ** 0.5
+
+
+def similarity_losses(maps_KN: torch.Tensor, teacher_KN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Jensen-Shannon divergence of the spatial softmax, and mean squared error of the maps stretched to [0, 1].
+
+    The teacher gets no gradient (MediSee, equation 5; its scaling is ours, docs/decisions/similarity_loss.md).
+    """
+    teacher_KN = teacher_KN.detach()
+    js_K = jensen_shannon(maps_KN.log_softmax(dim=1), teacher_KN.log_softmax(dim=1))
+    mse_K = (_stretched(maps_KN) - _stretched(teacher_KN)).square().mean(dim=1)
+    every_K = torch.ones_like(js_K)
+    return mean_of_objects(js_K, every_K), mean_of_objects(mse_K, every_K)
+
+
+def jensen_shannon(log_p_KN: torch.Tensor, log_q_KN: torch.Tensor) -> torch.Tensor:
+    """Of two log-distributions, (K,) from 0 to ln 2; in log space, so that a probability of 0 gives no NaN."""
+    log_m_KN = torch.logaddexp(log_p_KN, log_q_KN) - math.log(2)
+    return 0.5 * sum((log_KN.exp() * (log_KN - log_m_KN)).sum(dim=1) for log_KN in (log_p_KN, log_q_KN))
+
+
+def mean_of_objects(loss_K: torch.Tensor, counts_K: torch.Tensor) -> torch.Tensor:
+    """The mean over the objects that count, of all processes; 0 where there are none."""
+    return (loss_K * counts_K).sum() / count_per_process(counts_K.sum()).clamp(min=1 / _processes())
+
+
+def next_token_loss(logits_MV: torch.Tensor, target_ids_M: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over the answer tokens of all processes."""
+    loss = F.cross_entropy(logits_MV.float(), target_ids_M)
+    count = torch.tensor(float(len(target_ids_M)), device=loss.device)
+    return loss * (count / count_per_process(count))
+
+
+def count_per_process(count: torch.Tensor) -> torch.Tensor:
+    """How many things a process has on average.
+
+    Gradients of processes are averaged, not added: divided by this, things weigh alike wherever they were.
+    """
+    if _processes() == 1:
+        return count
+    every = count.clone()
+    torch.distributed.all_reduce(every)
+    return every / _processes()
+
+
+def _processes() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def _stretched(maps_KN: torch.Tensor) -> torch.Tensor:
+    low, high = maps_KN.amin(dim=1, keepdim=True), maps_KN.amax(dim=1, keepdim=True)
+    return (maps_KN - low) / (high - low).clamp(min=1e-6)
 
 
 def _mean_over_valid(logits_K1HW: torch.Tensor, label_K1HW: torch.Tensor, valid_K1HW: torch.Tensor) -> torch.Tensor:

@@ -8,33 +8,59 @@ from prsmed.data.preprocessing import Preprocessing
 from prsmed.data.readers import read_image
 from prsmed.errors import RequestError
 from prsmed.loaded import LoadedModel
-from prsmed.models.checkpoints import load_weights, model_folder, read_info, verified_file
-from prsmed.models.presets import build_network, image_tokens
+from prsmed.models.checkpoints import model_folder, read_info
+from prsmed.models.lora import merge_lora
+from prsmed.models.medisee import MODES, MediSee
+from prsmed.models.presets import load_network
 from prsmed.models.prs_med import PRSMed
 from prsmed.sessions import Session, StatedModality, VolumeSession
-from prsmed.text.encode import TextEncoder, load_tokenizer
 from prsmed.types import MODALITIES, MODALITY_OF_DICOM, SliceRef, SourceImage
 from prsmed.volumes import VolumeOptions
+
+SHIPPED = {"prs_med": "tiny", "medisee": "medisee"}
+"""The model that comes with the project, by task."""
+
+
+def shipped_model(task: str | None) -> str:
+    """The shipped model of a task, PRS-Med's where none is named; RequestError for an unknown task."""
+    name = SHIPPED.get(task or "prs_med")
+    if name is None:
+        raise RequestError(f"task {task!r}: unknown; give one of {', '.join(SHIPPED)}")
+    return name
 
 
 class Predictor(LoadedModel):
     """A loaded model that answers questions about images."""
 
     @classmethod
-    def load(cls, model: str | Path = "tiny", device: str = "cpu") -> Predictor:
+    def load(cls, model: str | Path = "tiny", device: str = "cpu", *, mode: str = "free") -> Predictor:
         """Load a shipped model by name, or the folder that training wrote.
+
+        Args:
+            mode: how MediSee is asked, see `prsmed.models.medisee.MODES`; nothing to PRS-Med.
 
         Raises:
             CheckpointError: missing, damaged or foreign files.
+            RequestError: an unknown mode.
         """
+        if mode not in MODES:
+            raise RequestError(f"mode {mode!r}: unknown; give one of {', '.join(MODES)}")
         folder = model_folder(model)
         info = read_info(folder)
-        tokenizer = load_tokenizer(verified_file(folder, "tokenizer"))
-        text = TextEncoder(tokenizer, image_tokens=image_tokens(info["task"], info["preset"]))
-        network = build_network(info["task"], info["preset"], vocab_size=len(tokenizer))
-        assert isinstance(network, PRSMed)
-        load_weights(folder, network)
+        network, text = load_network(folder)
+        assert isinstance(network, (PRSMed, MediSee))
+        if isinstance(network, MediSee):
+            network.mode = mode
+        merge_lora(network.language)
         return cls(network, text, Preprocessing(info["preprocessing"]), info, device)
+
+    def require_task(self, task: str | None) -> None:
+        """Raise RequestError where a task is named and this model was trained for another one."""
+        if task is not None and task != self.info["task"]:
+            raise RequestError(
+                f"model {self.info['name']!r} was trained for {self.info['task']}, not for {task}; leave --task away or"
+                " give another --model"
+            )
 
     def open(
         self,

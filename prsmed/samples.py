@@ -21,10 +21,10 @@ from prsmed.geometry import PatientAxes
 from prsmed.text.encode import TextEncoder, pad_batch
 from prsmed.text.findings import components, find
 from prsmed.text.templates import TemplateBank, rule_text
-from prsmed.types import MODALITIES, TARGET_KINDS, Case, Finding, SliceRef, SourceImage, Target
+from prsmed.types import MODALITIES, TARGET_KINDS, Case, Finding, Query, SliceRef, SourceImage, Target
 
-ASKS_WHERE = ("position", "location")
-"""Kinds of a case's own questions that an answer about the position fits."""
+ASKS_WHERE = ("position",)
+"""Kinds of a case's own questions that an answer about the position fits, and that stay true of a mirrored picture."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Item:
         question: asked instead of a template.
         edit: what is done to the picture, a name in `EDITS`.
         only_zone, zone_rule: only what lies in this zone, by this rule, is true.
+        query: the case's own question that this item asks; None: the question comes from a template.
     """
 
     case: Case
@@ -51,6 +52,7 @@ class Item:
     edit: str | None = None
     only_zone: str | None = None
     zone_rule: str = ""
+    query: Query | None = None
 
     @property
     def key(self) -> str:
@@ -58,7 +60,12 @@ class Item:
         if self.probe:
             return f"{self.base}#{self.probe}{self.number or ''}"
         where = f"@{self.slice.axis}{self.slice.index}" if self.slice else ""
-        return f"{self.case.id}/{self.target.id}{where}"
+        return f"{self.case.id}/{self.query.id if self.query else self.target.id}{where}"
+
+    @property
+    def picture(self) -> str:
+        """A name that items share if they show the same picture."""
+        return f"{self.case.id}@{self.slice}#{self.edit}"
 
 
 def items_of(manifest: Manifest, split: str, *, slices: Mapping[str, Any]) -> list[Item]:
@@ -150,6 +157,8 @@ def load_item(manifest: Manifest, item: Item, preprocessing: Preprocessing) -> d
         "kind": item.target.kind,
         "laterality": item.target.laterality or "",
         "asked": item.question,
+        "query": item.query,
+        "picture": item.picture,
         "queries": [
             query for query in item.case.queries if item.target.id in query.target_ids and query.kind in ASKS_WHERE
         ],
@@ -171,9 +180,12 @@ def add_text(
 
     A case's own questions are used beside the templates; the answer always comes from the mask, so that words and
     pixels cannot disagree. A probe's question is asked as it is. `query_kind` says where the question came from:
-    "template", "probe", or the kind of the case's own question.
+    "template", "probe", or the kind of the case's own question. An item that is one of the case's own questions keeps
+    its answer, too, as long as the target is in the picture.
     """
     sample = dict(sample)
+    if sample["query"] is not None:
+        return {**sample, **own_words(sample, sample["query"], sample["label"], text=text, answers=answers)}
     mask = sample["label"][0].numpy() > 0.5
     findings = findings_of(mask, sample["kind"], zone_rule=zone_rule)
     if sample["asked"] is not None:
@@ -190,13 +202,29 @@ def add_text(
     return sample
 
 
+def own_words(
+    sample: Mapping[str, Any], query: Query, label: torch.Tensor, *, text: TextEncoder, answers: bool
+) -> dict[str, Any]:
+    """One of a case's own questions and its ids; where the target is there, the answer begins by pointing at it.
+
+    Args:
+        label: of what is asked for, as it is now; moved out of the picture, it is denied.
+    """
+    present = bool(label.any())
+    answer = query.answer or f"This is the {sample['target']}."
+    if not present and query.target_ids:
+        answer = rule_text([], target=sample["target"])
+    encoded = text.encode(query.question, answer if answers else None, points=answers and present)
+    return {"question": query.question, "query_kind": query.kind, "answer": answer, "encoded": encoded}
+
+
 def collate(samples: Sequence[Mapping[str, Any]], *, pad_id: int) -> dict[str, Any]:
     """Samples to one batch: images and labels padded at the bottom and right, texts on the right.
 
     Returns:
         image (B, 3, H, W) float32; label, valid (K, 1, H, W) float32; obj_image, modality_index, kind_index (K,) long;
         present (K,) float32; input_ids, attention_mask, prompt_mask, target_ids (K, T); geometry, question, query_kind,
-        answer, key, modality, target, kind as lists of K. Here every image has one object: K = B.
+        answer, key, picture, modality, target, kind as lists of K. Here every image has one object: K = B.
     """
     height = max(sample["image"].shape[1] for sample in samples)
     width = max(sample["image"].shape[2] for sample in samples)
@@ -211,7 +239,7 @@ def collate(samples: Sequence[Mapping[str, Any]], *, pad_id: int) -> dict[str, A
     valid = torch.zeros_like(label)
     for row, sample in zip(valid, samples, strict=True):
         row[:, : sample["image"].shape[1], : sample["image"].shape[2]] = 1
-    names = ("geometry", "question", "answer", "key", "modality", "target", "kind")
+    names = ("geometry", "question", "answer", "key", "picture", "modality", "target", "kind")
     return {
         "image": padded("image"),
         "label": label,

@@ -10,13 +10,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prsmed.answers import RawAnswers, answer_batch, contradictions_of, decide, drawn, only_on_side, soft_mask
+from prsmed.answers import (
+    RawAnswers,
+    answer_batch,
+    contradictions_of,
+    decide,
+    detected_box,
+    drawn,
+    only_on_side,
+    soft_mask,
+)
 from prsmed.data.preprocessing import Prepared
 from prsmed.data.slicing import volume_frame
 from prsmed.data.writers.answer import write_answer, write_dicom, write_volume
 from prsmed.errors import RequestError
 from prsmed.geometry import Geometry, mask_to_box
 from prsmed.loaded import LoadedModel
+from prsmed.models.prs_med import PRSMed
 from prsmed.samples import findings_of
 from prsmed.text.grammar import is_plural
 from prsmed.text.patient import SIDE_UNANSWERABLE, expects_side, on_side, side_asked
@@ -48,7 +58,8 @@ class StatedModality:
 
 
 class Session:
-    """One open picture or slice: its canonical form and its encoding are kept between questions."""
+    """One open picture or slice: its canonical form, its encoding, and what the language model made of it are kept
+    between questions."""
 
     def __init__(self, model: LoadedModel, prepared: Prepared, modality: StatedModality, position: SliceRef | None):
         self.model = model
@@ -60,7 +71,12 @@ class Session:
         self._image_BCHW = self.canonical[None].to(model.device)
         with torch.no_grad():
             self._encoded = model.network.encode_image(self._image_BCHW, [self.geometry.canonical_hw_px])
-        self.timings_s = {"encode": time.perf_counter() - started}
+        encoded = time.perf_counter()
+        prefix_ids = model.text.prefix_ids[None].to(model.device)
+        self._prefix = (
+            model.network.read_prefix(prefix_ids, self._encoded) if isinstance(model.network, PRSMed) else None
+        )
+        self.timings_s = {"encode": encoded - started, "prefill": time.perf_counter() - encoded}
 
     @property
     def picture(self) -> np.ndarray:
@@ -78,7 +94,8 @@ class Session:
         """
         model, geometry = self.model, self.geometry
         raw = self.raw(question)
-        target, kind, warnings = model.name_target(question)
+        assert raw.texts is not None
+        target, kind, warnings = model.name_target(question, raw.texts[0])
         thing = decide(
             soft_mask(raw.mask_prob[0], geometry),
             float(raw.presence_prob[0]),
@@ -97,7 +114,7 @@ class Session:
     def raw(self, question: str) -> RawAnswers:
         """What the network draws and says, before any decision."""
         batch = {**self.model.questions(question, 1), "image": self._image_BCHW, "geometry": [self.geometry]}
-        return answer_batch(self.model.network, batch, self.model.text, encoded=self._encoded)
+        return answer_batch(self.model.network, batch, self.model.text, encoded=self._encoded, prefix=self._prefix)
 
     def state(
         self,
@@ -112,8 +129,8 @@ class Session:
     ) -> Answer:
         """The answer: the model's words beside what was decided of its mask, and where the two disagree.
 
-        The model's own words know the picture only. Where the file states how that lies in the patient, or one side of
-        the patient was asked about, the rule's sentence is shown, which says both.
+        A sentence about a position knows the picture only. Where the file states how that lies in the patient, or one
+        side of the patient was asked about, the rule's sentence is shown, which says both.
         """
         assert raw.texts is not None
         modality = self.modality
@@ -122,13 +139,20 @@ class Session:
         if side and not thing.findings:
             from_rule = f"No {target} {'are' if is_plural(target) else 'is'} visible on the patient's {side}."
         in_patient = side is not None or any(finding.frame != "picture" for finding in thing.findings)
-        contradictions = [*contradictions, *contradictions_of(raw.texts[0], thing, target=target)]
+        explains = self.model.explains
+        contradictions = [
+            *contradictions,
+            *contradictions_of(raw.texts[0], thing, target=target, states_position=not explains),
+        ]
+        if thing.present:
+            thing.detected_box_xyxy_px = detected_box(raw, 0, self.geometry.slice_hw_px)
+        by_rule = bool(contradictions) or (in_patient and not explains)
         return Answer(
             question=question,
             model_text=raw.texts[0],
             rule_text=from_rule,
-            text=from_rule if contradictions or in_patient else raw.texts[0],
-            text_source="rule" if contradictions or in_patient else "model",
+            text=from_rule if by_rule else raw.texts[0],
+            text_source="rule" if by_rule else "model",
             objects=[thing],
             contradictions=contradictions,
             modality=modality.name,
@@ -149,7 +173,7 @@ class Session:
         files = {}
         if dicom:
             require_dicom(self.source)
-            target, kind, _ = self.model.name_target(answer.question)
+            target, kind, _ = self.model.name_target(answer.question, answer.model_text)
             mask = self.geometry.mask_to_source(answer.objects[0].mask)
             files = write_dicom(folder, answer, mask, self.source, target=target, kind=kind)
         write_answer(folder, answer, self.picture, files=files)

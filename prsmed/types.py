@@ -188,13 +188,17 @@ class Finding:
 
 @dataclass
 class AnswerObject:
-    """One thing asked for: its mask on the source picture's grid, its box, whether it is there, where it is."""
+    """One thing asked for: its mask on the source picture's grid, its box, whether it is there, where it is.
+
+    `box_xyxy_px` is drawn around the mask; `detected_box_xyxy_px` is what a box decoder said (MediSee), continuous.
+    """
 
     mask: np.ndarray
     box_xyxy_px: tuple[int, int, int, int] | None
     present: bool
     presence_prob: float
     findings: list[Finding]
+    detected_box_xyxy_px: tuple[float, float, float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pixels."""
@@ -202,6 +206,7 @@ class AnswerObject:
             "present": self.present,
             "presence_prob": round(self.presence_prob, 4),
             "box_xyxy_px": self.box_xyxy_px,
+            "detected_box_xyxy_px": self.detected_box_xyxy_px,
             "area_px": int(self.mask.sum()),
             "findings": [asdict(finding) for finding in self.findings],
         }

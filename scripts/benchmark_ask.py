@@ -40,12 +40,12 @@ def make_variants(model: str, goal: str) -> dict[str, Callable[[], Any]]:
     words = len(text.tokenizer(session.ask(QUESTION).model_text)["input_ids"]) + 1
 
     @torch.no_grad()
-    def forward(*, keep_cache: bool = True, encoded: Any = None) -> Any:
-        return network(image, hw_px, *prompt, keep_cache=keep_cache, encoded=encoded)
+    def forward(*, keep_cache: bool = True, encoded: Any = None, prefix: Any = None) -> Any:
+        return network(image, hw_px, *prompt, keep_cache=keep_cache, encoded=encoded, prefix=prefix)
 
     @torch.no_grad()
-    def ours() -> None:
-        network.continue_text(forward(), ids["attention_mask"], max_new_tokens=words, end_id=text.end_id)
+    def ours(**known: Any) -> None:
+        network.continue_text(forward(**known), ids["attention_mask"], max_new_tokens=words, end_id=text.end_id)
 
     @torch.no_grad()
     def generate() -> None:
@@ -64,11 +64,12 @@ def make_variants(model: str, goal: str) -> dict[str, Callable[[], Any]]:
         generate()
         forward(keep_cache=False)
 
-    encoded = network.encode_image(image, hw_px)
-    if goal == "mask":
-        follow_up = partial(forward, encoded=encoded)
-        return {"ours": forward, "generate, then forward again": released, "ours, second question": follow_up}
-    return {"ours": ours, "generate, then forward again": released, "plain transformers generate": generate}
+    with torch.no_grad():
+        encoded = network.encode_image(image, hw_px)
+    known = {"encoded": encoded, "prefix": network.read_prefix(text.prefix_ids[None], encoded)}
+    first, second = (forward, partial(forward, **known)) if goal == "mask" else (ours, partial(ours, **known))
+    variants = {"ours": first, "ours, second question": second, "generate, then forward again": released}
+    return variants if goal == "mask" else {**variants, "plain transformers generate": generate}
 
 
 def main(

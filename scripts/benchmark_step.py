@@ -17,9 +17,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bundle.engines import PassInferer, build_text, build_trainable
+from bundle.engines import PassInferer, build_trainable
 from prsmed.geometry import Geometry
 from prsmed.losses import PRSMedLoss
+from prsmed.models.presets import build_text
 from prsmed.models.prs_med import PRSMed
 from prsmed.text.encode import pad_batch
 from scripts.benchmarking import alternate, peak_memory_mib, report

@@ -1,11 +1,12 @@
-"""Time and peak memory of one question about a whole volume, for several numbers of slices.
+"""Time and peak memory of one question about a whole volume, for several numbers of slices and formats.
 
-    python -m scripts.benchmark_volume [--model tiny] [--slices 50,200,600] [--side 512] [--out volume.json]
+    python -m scripts.benchmark_volume [--model tiny] [--slices 50,200,600] [--formats nii,nii.gz,dicom] [--out v.json]
 
-Volumes are generated, int16 and uncompressed. An uncompressed NIfTI is mapped: its pages count as resident while they
-are looked at, but the system may drop them at any time. So memory is told three ways: all that was resident, what of it
-is no file (anonymous, above the loaded model), and that beyond the mask of one byte a voxel. The mask takes memory only
-where something is drawn, so the last one may be below zero.
+Volumes are generated, int16. What the readers map (an uncompressed NIfTI, the temporary file of all others) counts as
+resident while it is looked at, but the system may drop it at any time. So memory is told three ways: all that was
+resident, what of it is no file (anonymous, above the loaded model), and that beyond the mask of one byte a voxel. The
+mask takes memory only where something is drawn, so the last one may be below zero. DICOM files are those of the tests:
+uncompressed, JPEG-LS, or all frames in one enhanced file.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import multiprocessing
 import re
 import threading
 import time
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -28,12 +30,15 @@ from prsmed.data.writers.nifti import write_nifti
 from prsmed.predictor import Predictor
 from prsmed.volumes import VolumeOptions
 from scripts.benchmarking import peak_mib
+from tests.unit.data.readers.made_dicom import enhanced, save, save_compressed, slice_of
 
 QUESTION = "Where is the lung nodule in this CT image?"
 MIB = 2**20
+JPEG_LS = "1.2.840.10008.1.2.4.80"
+"""The transfer syntax JPEG-LS Lossless (PS3.5 A.4.3)."""
 
 
-def write_volume(path: Path, *, side: int, slices: int) -> None:
+def write_volume(folder: Path, kind: str, *, side: int, slices: int) -> Path:
     """A body of soft tissue with two lungs and some nodules, in noise, one slice after the other."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:side, :side] / side - 0.5
@@ -45,7 +50,26 @@ def write_volume(path: Path, *, side: int, slices: int) -> None:
         if index % 12 < 6:
             plane[(x - center) ** 2 + y**2 < 0.03**2] = 60.0
         voxels_ijk[:, :, index] = plane.T + rng.normal(0, 20, plane.shape)
-    write_nifti(path, voxels_ijk, np.diag([0.7, 0.7, 1.0, 1.0]))
+    if kind.startswith("nii"):
+        write_nifti(folder / f"volume.{kind}", voxels_ijk, np.diag([0.7, 0.7, 1.0, 1.0]))
+        return folder / f"volume.{kind}"
+    write_dicom(folder, kind, voxels_ijk.transpose(2, 1, 0))
+    return folder
+
+
+def write_dicom(folder: Path, kind: str, voxels_KHW: np.ndarray) -> None:
+    """The same as DICOM: one file a slice, plain or compressed, or one file."""
+    tags = {"PixelSpacing": [0.7, 0.7], "SliceThickness": 1}
+    if kind == "enhanced":
+        positions = [[0.0, 0.0, float(index)] for index in range(len(voxels_KHW))]
+        save(folder, enhanced(voxels_KHW, positions, [1.0] * len(voxels_KHW)))
+        return
+    for index, pixels_HW in enumerate(voxels_KHW):
+        dataset = slice_of(index, pixels_HW, ImagePositionPatient=[0, 0, index], **tags)
+        if kind == "jpeg-ls":
+            save_compressed(folder / f"{index}.dcm", dataset, JPEG_LS)
+        else:
+            save(folder, dataset, names=[f"{index}.dcm"])
 
 
 def ask_once(path: str, model: str, batch_size: int) -> dict[str, float]:
@@ -60,8 +84,9 @@ def ask_once(path: str, model: str, batch_size: int) -> dict[str, float]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     session = predictor.open(path, modality="ct", volume=VolumeOptions(batch_size=batch_size))
+    opened = time.perf_counter() - started
     answer = session.ask(QUESTION)
     seconds = time.perf_counter() - started
     is_done.set()
@@ -70,7 +95,9 @@ def ask_once(path: str, model: str, batch_size: int) -> dict[str, float]:
     anonymous = max(most[0], anonymous_mib()) - before
     return {
         "seconds": seconds,
+        "cpu_s": time.process_time() - cpu_started,
         "peak_mib": peak_mib(),
+        "open_s": opened,
         "volume_mib": session.source.array.nbytes / MIB,
         "mask_mib": mask_mib,
         "anonymous_mib": anonymous,
@@ -87,22 +114,25 @@ def anonymous_mib() -> float:
 def main(
     model: str = "tiny",
     slices: Annotated[str, typer.Option(help="Numbers of slices, with commas between.")] = "50,200,600",
+    formats: Annotated[str, typer.Option(help="Of nii, nii.gz, dicom, jpeg-ls and enhanced.")] = "nii,nii.gz,dicom",
     side: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 512,
     batch_size: int = 8,
     out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
 ) -> None:
-    """Print seconds and memory, each number of slices in a process of its own."""
-    found = []
-    for count in map(int, slices.split(",")):
+    """Print seconds and memory, each volume in a process of its own."""
+    found: list[dict[str, Any]] = []
+    for kind, count in product(formats.split(","), map(int, slices.split(","))):
         with TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
-            path = Path(folder) / "volume.nii"
-            write_volume(path, side=side, slices=count)
-            found.append({"slices": count, **pool.apply(ask_once, (str(path), model, batch_size))})
+            path = write_volume(Path(folder), kind, side=side, slices=count)
+            found.append({"format": kind, "slices": count, **pool.apply(ask_once, (str(path), model, batch_size))})
     title = f"one question about a volume of {side} x {side}, batches of {batch_size}, {model}"
     headings = {
+        "format": "format",
         "slices": "slices",
         "seconds": "s",
-        "ms": "ms / slice",
+        "cpu_s": "CPU s",
+        "open_s": "s to open",
+        "ms": "CPU ms / slice",
         "volume_mib": "volume MiB",
         "peak_mib": "peak resident MiB",
         "anonymous_mib": "anonymous above the model",
@@ -111,8 +141,8 @@ def main(
     }
     table = Table(*headings.values(), title=title)
     for row in found:
-        row["ms"] = 1000 * row["seconds"] / row["slices"]
-        table.add_row(*(f"{row[name]:.4g}" for name in headings))
+        row["ms"] = 1000 * row["cpu_s"] / row["slices"]
+        table.add_row(row["format"], *(f"{row[name]:.4g}" for name in list(headings)[1:]))
     Console().print(table)
     if out:
         out.write_text(json.dumps({"title": title, "volumes": found}, indent=2) + "\n", encoding="utf-8")

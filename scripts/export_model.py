@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from prsmed.data.writers.atomic import write_atomically
-from prsmed.models.checkpoints import INFO_FILE, save_model, sha256_of, verified_file
-from prsmed.predictor import Predictor
+from prsmed.models.checkpoints import INFO_FILE, read_info, save_model, sha256_of, verified_file
+from prsmed.models.presets import load_network
 
 PLAIN_NAMES = {"weights": "model.safetensors", "tokenizer": "tokenizer.json"}
 
@@ -22,13 +22,20 @@ def main(
     source: Annotated[Path, typer.Argument(help="A model folder that training wrote.")],
     out: Annotated[Path, typer.Argument(help="The folder to ship.")],
     name: Annotated[str, typer.Option(help="What the model is called in answers.")],
+    caution: Annotated[
+        list[str] | None, typer.Option(help="MODALITY=TEXT: shown with every answer on this modality; may be repeated.")
+    ] = None,
 ) -> None:
     """Write SOURCE to OUT as float16, under file names that do not change from version to version."""
-    predictor = Predictor.load(source)
-    info = {key: value for key, value in predictor.info.items() if key not in (*PLAIN_NAMES, "training_state")}
-    save_model(
-        out, predictor.network, {**info, "name": name}, tokenizer_file=verified_file(source, "tokenizer"), half=True
-    )
+    network, _ = load_network(source)
+    network.requires_grad_(False)
+    info = {key: value for key, value in read_info(source).items() if key not in (*PLAIN_NAMES, "training_state")}
+    cautions: dict[str, list[str]] = {}
+    for entry in caution or []:
+        modality, _, words = entry.partition("=")
+        cautions.setdefault(modality, []).append(words)
+    info = {**info, "name": name, "cautions": cautions}
+    save_model(out, network, info, tokenizer_file=verified_file(source, "tokenizer"), half=True)
     content = json.loads((out / INFO_FILE).read_text(encoding="utf-8"))
     for key, plain in PLAIN_NAMES.items():
         (out / content[key]["file"]).replace(out / plain)

@@ -14,6 +14,7 @@ from prsmed.data.readers import read_image, read_target, sole_label
 from prsmed.data.sources import Defaults, Found, Listing
 from prsmed.data.sources.dicom_tree import is_dicom_tree, list_dicom_tree
 from prsmed.data.sources.folder import IMAGES, list_folder
+from prsmed.data.sources.sa_med2d import is_sa_med2d, list_sa_med2d
 from prsmed.data.sources.table import TABLE_SUFFIXES, Columns, list_table
 from prsmed.data.splits import assign_splits
 from prsmed.errors import DataError, RequestError
@@ -82,8 +83,8 @@ def build(
     differ, the copy in train (then in val) is refused. Groups that lie in two given splits lose the smaller side.
 
     Args:
-        sources: "[NAME=]PATH": a folder with `images/` and `masks/`, a folder of DICOM series with SEG or RTSTRUCT, or
-            a CSV table. NAME defaults to the folder's.
+        sources: "[NAME=]PATH": a folder with `images/` and `masks/`, one in SA-Med2D-20M's layout, a folder of DICOM
+            series with SEG or RTSTRUCT, or a CSV table. NAME defaults to the folder's.
         out_dir: where the manifest is written; it may be the data's own folder.
         modality: of sources and rows that do not state one.
         target: name of what the masks show, where a row does not state it.
@@ -170,6 +171,8 @@ def _parse_source(text: str) -> tuple[str, Path]:
 def _list_source(path: Path, defaults: Defaults, columns: Columns) -> Listing:
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         return list_table(path, defaults, columns)
+    if is_sa_med2d(path):
+        return list_sa_med2d(path, defaults)
     if (path / IMAGES).is_dir():
         return list_folder(path, defaults)
     if path.is_dir() and is_dicom_tree(path):
@@ -194,7 +197,7 @@ def _open_case(manifest: Manifest, found: Found, refusals: list[Refusal]) -> _Ch
     negative_ids = set()
     for target, row in zip(case.targets, found.rows, strict=True):
         try:
-            settled, is_negative = _open_target(manifest, case, target, image)
+            settled, is_negative = _open_target(manifest, case, target, image, found.check_mask)
         except DataError as error:
             refusals.append(Refusal.from_error(error, ", ".join(m.path for m in target.masks), row, case.id))
             continue
@@ -224,7 +227,13 @@ def _with_facts_of(image: SourceImage, case: Case) -> Case:
     )
 
 
-def _open_target(manifest: Manifest, case: Case, target: Target, image: SourceImage) -> tuple[Target, bool]:
+def _open_target(
+    manifest: Manifest,
+    case: Case,
+    target: Target,
+    image: SourceImage,
+    check_mask: Callable[[Path], None] | None,
+) -> tuple[Target, bool]:
     """The target with its labels settled, and whether it is a negative."""
     masks = tuple(
         replace(mask, selector=sole_label(manifest.resolve(case, mask.path)))
@@ -233,7 +242,11 @@ def _open_target(manifest: Manifest, case: Case, target: Target, image: SourceIm
         for mask in target.masks
     )
     settled = replace(target, masks=masks)
-    return settled, not read_target(manifest, case, settled, image).any()
+    is_negative = not read_target(manifest, case, settled, image).any()
+    if check_mask:
+        for mask in masks:
+            check_mask(manifest.resolve(case, mask.path))
+    return settled, is_negative
 
 
 def _sha256(paths: Sequence[Path]) -> str:

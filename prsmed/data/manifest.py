@@ -28,6 +28,7 @@ __all__ = [
     "case_to_json",
     "find_leaks",
     "read_manifest",
+    "read_refusals",
     "write_manifest",
     "write_refusals",
 ]
@@ -220,6 +221,20 @@ def write_refusals(folder: str | Path, refusals: Sequence[Refusal]) -> None:
         DataError: the folder cannot be written.
     """
     _write_files(Path(folder), {REFUSALS_FILE: _lines([asdict(refusal) for refusal in refusals])})
+
+
+def read_refusals(folder: str | Path) -> tuple[Refusal, ...]:
+    """The refusal report of the build that wrote a manifest; empty where nothing was refused.
+
+    Raises:
+        DataError: a report that cannot be read.
+    """
+    path = Path(folder) / REFUSALS_FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return tuple(Refusal(**json.loads(line)) for line in lines)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); build the manifest again") from error
 
 
 def _parse_line(line: bytes, number: int) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Prediction:
         soft_HW: uint8 mask probabilities, 0 to 255, on the grid of the source picture.
         presence_prob: that the target is there, or None for a system that draws only.
         model_text: its sentence, or None for a system without sentences.
+        box_xyxy_px: what its box decoder says, continuous; () where that says nothing is there, None for a system
+            without one.
     """
 
     key: str
@@ -43,6 +45,7 @@ class Prediction:
     soft_HW: np.ndarray
     presence_prob: float | None
     model_text: str | None
+    box_xyxy_px: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class _Line:
     mask: str
     presence_prob: float | None
     model_text: str | None
+    box_xyxy_px: Sequence[float] | None = None
 
 
 class PredictionStore:
@@ -110,7 +114,13 @@ class PredictionStore:
         write_picture(self.folder / name, prediction.soft_HW)
         presence_prob = None if prediction.presence_prob is None else round(prediction.presence_prob, 4)
         line = _Line(
-            prediction.key, prediction.question, prediction.query_kind, name, presence_prob, prediction.model_text
+            prediction.key,
+            prediction.question,
+            prediction.query_kind,
+            name,
+            presence_prob,
+            prediction.model_text,
+            prediction.box_xyxy_px,
         )
         path = self.folder / f"answers-{rank}.jsonl"
         _end_broken_line(path)
@@ -129,7 +139,10 @@ class PredictionStore:
             raise RequestError(f"{self.folder}: holds no prediction for {key}; run the evaluation again to add it")
         line = self._lines[key]
         soft_HW = decode_picture(self.folder / line.mask)[0]
-        return Prediction(key, line.question, line.query_kind, soft_HW[..., 0], line.presence_prob, line.model_text)
+        box = None if line.box_xyxy_px is None else tuple(line.box_xyxy_px)
+        return Prediction(
+            key, line.question, line.query_kind, soft_HW[..., 0], line.presence_prob, line.model_text, box
+        )
 
 
 def to_soft(prob_HW: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Orientationd, ScaleIntensityRanged, Spacingd
+from monai.transforms import MapTransform, Orientationd, ScaleIntensityRanged
 
 from prsmed.data.bias_field import N4BiasFieldCorrectiond
 from prsmed.data.scaling import (
@@ -30,6 +30,7 @@ from prsmed.data.scaling import (
 )
 from prsmed.data.slabs import Slabs, slab_affine, take_slab
 from prsmed.data.slicing import SliceByAxisd, volume_frame
+from prsmed.data.spacing import Spacingd
 from prsmed.errors import DataError, RequestError
 from prsmed.geometry import Geometry, VolumeFrame
 from prsmed.types import SliceRef, SourceImage

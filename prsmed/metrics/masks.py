@@ -1,7 +1,7 @@
 """Scores of a predicted mask against the true one, and their collection over batches and processes.
 
-The grid is the source picture's. Dice and IoU count pixels; NSD is MONAI's; boxes are half-open. Regions are the
-findings of `prsmed.text.findings`: 8-connected, small ones dropped, the largest always kept.
+The grid is the source picture's. Dice and IoU count pixels; NSD has MONAI's values; boxes are half-open. Regions are
+the findings of `prsmed.text.findings`: 8-connected, small ones dropped, the largest always kept.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import CumulativeIterationMetric, compute_surface_dice
-from skimage.metrics import contingency_table
+from monai.metrics import CumulativeIterationMetric
+from scipy.spatial import KDTree
 
 from prsmed.errors import DataError
-from prsmed.geometry import Box, mask_to_box
+from prsmed.geometry import mask_to_box
 from prsmed.metrics.rows import MaskScores
 from prsmed.text.findings import components, default_min_area_px
 
@@ -62,7 +62,7 @@ def score_masks(
     if predicted_px and truth_px:
         dice, iou = 2 * intersection_px / (predicted_px + truth_px), intersection_px / union_px
         nsd = _nsd(predicted_HW, truth_HW, tolerance, spacing_hw_mm)
-        box_iou = _box_iou(mask_to_box(predicted_HW), mask_to_box(truth_HW))  # type: ignore[arg-type]
+        box_iou = box_iou_of(mask_to_box(predicted_HW), mask_to_box(truth_HW))  # type: ignore[arg-type]
     else:
         dice = iou = nsd = box_iou = float(union_px == 0)
     lesions = _match_lesions(predicted_HW, truth_HW, min_area_px)
@@ -80,24 +80,35 @@ def _check(predicted_HW: np.ndarray, truth_HW: np.ndarray) -> None:
 
 
 def _nsd(predicted_HW: np.ndarray, truth_HW: np.ndarray, tolerance: Tolerance, spacing_hw_mm: Spacing | None) -> float:
-    nsd_11 = compute_surface_dice(
-        torch.from_numpy(predicted_HW.copy())[None, None],  # a flipped view has no tensor
-        torch.from_numpy(truth_HW.copy())[None, None],
-        class_thresholds=[tolerance.px if spacing_hw_mm is None else tolerance.mm],
-        include_background=True,
-        spacing=spacing_hw_mm,
-    )
-    return float(nsd_11)
+    """The surface Dice of two masks, neither empty, as MONAI's `compute_surface_dice` gives it, to the last digit.
+
+    MONAI spends most of its time on looking for a GPU library and on cropping, which here has been done already.
+    """
+    size_hw = spacing_hw_mm or (1.0, 1.0)
+    limit = np.float32(tolerance.px if spacing_hw_mm is None else tolerance.mm)
+    outlines_N2 = [_outline_px(mask_HW) * size_hw for mask_HW in (predicted_HW, truth_HW)]
+    trees = [KDTree(outline_N2, leafsize=32) for outline_N2 in outlines_N2]
+    distances_N = [tree.query(outline_N2)[0] for tree, outline_N2 in zip(trees, reversed(outlines_N2), strict=True)]
+    near = sum(int(np.count_nonzero(distance_N.astype(np.float32) <= limit)) for distance_N in distances_N)
+    return float(np.float32(near / sum(map(len, distances_N))))
 
 
-def _box_iou(one_xyxy_px: Box, other_xyxy_px: Box) -> float:
+def _outline_px(mask_HW: np.ndarray) -> np.ndarray:
+    """Row and column (N, 2) of the mask's pixels that have one of four neighbours outside, beyond the picture too."""
+    padded_HW = np.pad(mask_HW, 1)
+    inside_HW = padded_HW[:-2, 1:-1] & padded_HW[2:, 1:-1] & padded_HW[1:-1, :-2] & padded_HW[1:-1, 2:]
+    return np.argwhere(mask_HW & ~inside_HW) + 1  # counted from MONAI's margin, or distances differ in the last digit
+
+
+def box_iou_of(one_xyxy_px: Sequence[float], other_xyxy_px: Sequence[float]) -> float:
+    """Intersection over union of two half-open boxes, in one unit."""
     x0, y0 = (max(pair) for pair in zip(one_xyxy_px[:2], other_xyxy_px[:2], strict=True))
     x1, y1 = (min(pair) for pair in zip(one_xyxy_px[2:], other_xyxy_px[2:], strict=True))
     overlap_px = max(0, x1 - x0) * max(0, y1 - y0)
     return overlap_px / (_area_px(one_xyxy_px) + _area_px(other_xyxy_px) - overlap_px)
 
 
-def _area_px(box_xyxy_px: Box) -> int:
+def _area_px(box_xyxy_px: Sequence[float]) -> float:
     x0, y0, x1, y1 = box_xyxy_px
     return (x1 - x0) * (y1 - y0)
 
@@ -110,7 +121,9 @@ def _match_lesions(predicted_HW: np.ndarray, truth_HW: np.ndarray, min_area_px: 
     """
     predicted_labels_HW, predicted = components(predicted_HW, min_area_px)
     truth_labels_HW, true = components(truth_HW, min_area_px)
-    pixels = contingency_table(truth_labels_HW, predicted_labels_HW).toarray()
+    shape = int(truth_labels_HW.max(initial=0)) + 1, int(predicted_labels_HW.max(initial=0)) + 1
+    pairs_HW = np.ravel_multi_index((truth_labels_HW, predicted_labels_HW), shape)
+    pixels = np.bincount(pairs_HW.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
     overlap_px = pixels[np.ix_(true, predicted)]
     union_px = pixels.sum(axis=1)[true][:, None] + pixels.sum(axis=0)[predicted][None] - overlap_px
     hits = overlap_px / union_px >= LESION_MIN_IOU

@@ -49,11 +49,17 @@ class ScoreRow:
         present: whether the true mask holds anything.
         zones_truth: zones of the true findings that a truthful sentence names, () for none and for more than two.
         zones_mask: the same, of the predicted mask; what `rule_text` says.
-        text_kind: "positions", "none", "unreadable", or "silent" for a system that gives no sentences.
+        text_kind: "positions", "none", "unreadable", or "silent" for a system that gives no sentences and for a
+            question whose answer is an explanation.
         zones_text: zones the sentence names; `zones_right`: they are the true ones, or "none" is true.
         rule_right: the same, of the predicted mask's own zones.
         border_ambiguous: a true finding changes its zone when it moves by 2 %.
         contradiction: sentence, mask and presence disagree.
+        query_length: "short" or "long" of the case's own question, else "".
+        decoder_box_iou: IoU of the box decoder's box with the one around the true mask; None for a system without one,
+            and where nothing is true.
+        names_target: the sentence names what was asked for, and names it first; None without a sentence, for a question
+            that asks for no explanation, and where nothing is true.
         protocol_dice, protocol_iou, protocol_e_measure: by the authors' protocol, or None where it was not asked for.
     """
 
@@ -82,6 +88,9 @@ class ScoreRow:
     zones_text: tuple[str, ...]
     zones_right: bool
     contradiction: bool
+    query_length: str = ""
+    decoder_box_iou: float | None = None
+    names_target: bool | None = None
     protocol_dice: float | None = None
     protocol_iou: float | None = None
     protocol_e_measure: float | None = None

@@ -48,6 +48,7 @@ def summarise(rows: Rows, *, intervals: Bootstrap | None = None) -> dict[str, An
         "targets": _blocks(rows, target_name, intervals),
         "datasets": _blocks(rows, lambda row: row.dataset, intervals),
         "query_kinds": _blocks(rows, lambda row: row.query_kind, intervals),
+        "queries": _blocks([row for row in rows if row.query_length], query_name, intervals),
         "negatives": negative_scores(rows, intervals),
         "position": {
             "overall": position_scores(rows, intervals),
@@ -77,6 +78,11 @@ def target_name(row: ScoreRow) -> str:
     return f"{row.modality}/{row.target}"
 
 
+def query_name(row: ScoreRow) -> str:
+    """The kind and length of a case's own question: "attribute/long"."""
+    return f"{row.query_kind}/{row.query_length}"
+
+
 def block_statistics(rows: Rows) -> dict[str, Statistic]:
     """The statistics of a block, over the rows given; which of them each one is over is stated line by line."""
     every_R = np.ones(len(rows), dtype=bool)
@@ -89,6 +95,9 @@ def block_statistics(rows: Rows) -> dict[str, Statistic]:
     right_R = _values(rows, lambda row: row.zones_right)
     box_iou_R = _values(rows, lambda row: row.mask.box_iou)
     iou_R = _values(rows, lambda row: row.mask.iou)
+    boxed_R = _where(rows, lambda row: row.decoder_box_iou is not None)
+    decoder_R = _values(rows, lambda row: row.decoder_box_iou or 0.0)
+    named_R = _where(rows, lambda row: row.names_target is not None)
     found_R = _values(rows, lambda row: row.mask.lesions_found)
     false_R = _values(rows, lambda row: row.mask.lesions_false)
     regions_R = _values(rows, lambda row: row.mask.lesions_true)
@@ -103,6 +112,8 @@ def block_statistics(rows: Rows) -> dict[str, Statistic]:
         "giou": mean(iou_R, every_R),
         "box_iou": mean(box_iou_R, present_R),
         "acc_at_0.5": mean(box_iou_R > BOX_IOU_THRESHOLD, present_R),
+        "decoder_box_iou": mean(decoder_R, boxed_R),
+        "decoder_acc_at_0.5": mean(decoder_R > BOX_IOU_THRESHOLD, boxed_R),
         # 2 TP / (2 TP + FN + FP) of regions; an organ's parts are no lesions.
         "lesion_f1": ratio(2 * found_R, found_R + regions_R + false_R, lesion_R),
         "false_positives_per_image": mean(false_R, lesion_R),
@@ -114,6 +125,7 @@ def block_statistics(rows: Rows) -> dict[str, Statistic]:
         # Not of the sentence but of the mask, so systems that give no sentences have it too.
         "rule_accuracy": mean(_values(rows, lambda row: row.rule_right), one_finding_R),
         "contradiction_rate": mean(_values(rows, lambda row: row.contradiction), spoken_R),
+        "names_target": mean(_values(rows, lambda row: bool(row.names_target)), named_R),
     }
 
 
@@ -219,9 +231,9 @@ def reference_protocol(rows: Rows, intervals: Bootstrap | None) -> dict[str, Any
 
 
 def flat_metrics(scores: Mapping[str, Any], prefix: str = "val") -> dict[str, float]:
-    """Scalars under MLflow names: `val/overall/dice`, `val/mri/zone_accuracy`, `val/negatives/specificity`, ..."""
+    """Scalars under MLflow names: `val/overall/dice`, `val/mri/zone_accuracy`, `val/attribute/long/dice`, ..."""
     names = ("overall", "lesions", "organs", "negatives", "calibration")
-    blocks = {**{name: scores[name] for name in names}, **scores["modalities"]}
+    blocks = {**{name: scores[name] for name in names}, **scores["modalities"], **scores["queries"]}
     return {
         f"{prefix}/{block}/{name}": float(value)
         for block, values in blocks.items()

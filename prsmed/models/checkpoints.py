@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,34 @@ from prsmed.errors import CheckpointError
 INFO_FILE = "model.json"
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 _SEARCHED = (_SOURCE_ROOT / "models", Path(__file__).resolve().parents[1] / "weights")
+
+
+class BaseWeights:
+    """Published weights that a network stands on; a checkpoint holds what was trained, and says on which base.
+
+    Attributes:
+        identities: name, sha256 and licence of each base file.
+        names: tensors of the network that come from them.
+        trained: those of them that were changed since, and belong into the checkpoint.
+    """
+
+    def __init__(self, identities: Sequence[Mapping[str, Any]], names: Iterable[str]):
+        self.identities = [dict(identity) for identity in identities]
+        self.names = frozenset(names)
+        self.trained: set[str] = set()
+
+
+def set_base(network: nn.Module, identities: Sequence[Mapping[str, Any]], names: Iterable[str]) -> None:
+    """Declare and freeze the tensors of a network that come from published weights."""
+    network.base = BaseWeights(identities, names)  # type: ignore[assignment]
+    for name, parameter in network.named_parameters():
+        if name in network.base.names:
+            parameter.requires_grad_(False)
+
+
+def base_of(network: nn.Module) -> BaseWeights:
+    """What a network stands on; an empty base where all of it was trained here."""
+    return getattr(network, "base", None) or BaseWeights((), ())
 
 
 def model_folder(name: str | Path) -> Path:
@@ -64,14 +92,16 @@ def save_model(
 ) -> None:
     """Write weights, tokenizer and `info` as a model folder, in one atomic step.
 
+    Weights of the network's base that were not trained are left out.
+
     Args:
-        info: task, preset, preprocessing and so on; `weights`, `tokenizer` and `training_state` are added here.
+        info: task, preset, preprocessing and so on; `base`, `weights`, `tokenizer` and `training_state` are added here.
         training_state: tensors and plain numbers needed for exact resume.
         half: store floating point weights as float16.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = _tensors_once(model, half=half)
-    entry = dict(info)
+    tensors = _tensors_to_keep(model, half=half)
+    entry = {**info, "base": base_of(model).identities or None}
     entry["weights"] = _add(folder, "model", ".safetensors", lambda path: save_file(tensors, path))
     entry["tokenizer"] = _add(folder, "tokenizer", ".json", lambda path: shutil.copyfile(tokenizer_file, path))
     if training_state is not None:
@@ -103,9 +133,12 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     """Load a model folder's weights into `model`, checked by hash and by every name and shape.
 
     Raises:
-        CheckpointError: a file is missing, its hash differs, or a tensor is missing, extra or of another shape.
+        CheckpointError: a file is missing, its hash differs, a tensor is missing, extra or of another shape, or the
+            weights were trained on another base.
     """
     path = verified_file(folder, "weights")
+    base = base_of(model)
+    _check_base(path, read_info(folder).get("base") or [], base)
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -114,7 +147,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         ) from error
     expected = model.state_dict()
     kept = set(_tensors_once(model))
-    missing, extra = sorted(kept - set(tensors)), sorted(set(tensors) - set(expected))
+    missing, extra = sorted(kept - set(tensors) - base.names), sorted(set(tensors) - set(expected))
     shapes = [name for name in tensors if name in expected and tensors[name].shape != expected[name].shape]
     if missing or extra or shapes:
         raise CheckpointError(
@@ -122,6 +155,17 @@ def load_weights(folder: Path, model: nn.Module) -> None:
             " its model.json names the preset it was trained with"
         )
     model.load_state_dict(tensors, strict=False)
+    base.trained |= base.names & set(tensors)
+
+
+def _check_base(path: Path, stated: Sequence[Mapping[str, Any]], base: BaseWeights) -> None:
+    trained_on = {identity["name"]: identity["sha256"] for identity in stated}
+    here = {identity["name"]: identity["sha256"] for identity in base.identities}
+    if trained_on != here:
+        raise CheckpointError(
+            f"{path}: trained on the base {trained_on or 'none'}, but here the base is {here or 'none'};"
+            " adapters work on their own base only: fetch that one with `prsmed weights fetch`"
+        )
 
 
 def load_training_state(folder: Path) -> dict[str, Any]:
@@ -158,6 +202,14 @@ def _add(folder: Path, stem: str, suffix: str, write: Callable[[Path], Any]) -> 
 def _flush_to_disk(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def _tensors_to_keep(model: nn.Module, *, half: bool) -> dict[str, torch.Tensor]:
+    base = base_of(model)
+    learning = {name.rpartition(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    base.trained |= {name for name in base.names if name.rpartition(".")[0] in learning}
+    left_out = base.names - base.trained
+    return {name: tensor for name, tensor in _tensors_once(model, half=half).items() if name not in left_out}
 
 
 def _tensors_once(model: nn.Module, *, half: bool = False) -> dict[str, torch.Tensor]:

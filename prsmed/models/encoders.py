@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from prsmed.geometry import Frame
+from prsmed.models.feature_cache import FeatureCache
+from prsmed.models.pretrained import Renames, load_strictly, part
 from prsmed.models.tiny_vit import TinyViT
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_VIT_NAMES: Renames = (
+    (r"^patch_embed\.proj\.", "patch_embed.projection."),
+    (r"^blocks\.(\d+)\.norm(\d)\.", r"layers.\1.layer_norm\2."),
+    (r"^blocks\.", "layers."),
+    (r"^neck\.0\.", "neck.conv1."),
+    (r"^neck\.1\.", "neck.layer_norm1."),
+    (r"^neck\.2\.", "neck.conv2."),
+    (r"^neck\.3\.", "neck.layer_norm2."),
+)
 
 
 @dataclass
@@ -48,12 +61,33 @@ class SegmentationEncoder(nn.Module):
         """Canonical images in [0, 1], padded to a common size, as this encoder wants them: (B, 3, S, S)."""
         raise NotImplementedError
 
+    cache: FeatureCache | None = None
+    """Where maps are kept on disk; only for an encoder that stays frozen."""
+
     def forward(self, frame_BCHW: torch.Tensor) -> EncodedImage:
+        raise NotImplementedError
+
+    def encode(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> EncodedImage:
+        """Canonical images to maps, through the cache where there is one."""
+        frame_BCHW = self.preprocess(image_BCHW, canonical_hw_px)
+        if self.cache is None:
+            return self(frame_BCHW)
+        features, *skips = self.cache.maps(self, frame_BCHW)
+        return EncodedImage(features, tuple(skips), self.stride)
+
+    def load_segment_anything(self, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
+        """Load the image encoder of a whole segment-anything state dict.
+
+        Raises:
+            CheckpointError: a tensor of the encoder is missing, extra or of another shape; `source` names the file.
+        """
         raise NotImplementedError
 
 
 class TinyViTEncoder(SegmentationEncoder):
-    """TinyViT in a padded square frame, normalised with ImageNet's mean and deviation (as TinySAM).
+    """TinyViT in a padded square frame, normalised with ImageNet's mean and deviation (as TinySAM and MobileSAM).
+
+    Both were trained at 1024 px; at 256 px the map is 16x16, as in the table of PRS-Med's project page.
 
     Args:
         size_px: side of the frame.
@@ -85,3 +119,77 @@ class TinyViTEncoder(SegmentationEncoder):
     def forward(self, frame_BCHW: torch.Tensor) -> EncodedImage:
         features, stages = self.net(frame_BCHW)
         return EncodedImage(features, tuple(stages[stage] for stage in self.skip_stages), self.stride)
+
+    def load_segment_anything(self, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
+        # The classification head of ImageNet stays in some files but never runs.
+        own = part(tensors, "image_encoder.")
+        load_strictly(self.net, own, source=source, unused=("head.", "norm_head."))
+
+
+class LiteMedSAMEncoder(TinyViTEncoder):
+    """LiteMedSAM's TinyViT: 256 px in, a map of 64x64 at stride 4; brightness stretched to [0, 1] image by image."""
+
+    def __init__(self, *, size_px: int = 256, skip_stages: Sequence[int] = ()):
+        super().__init__(size_px=size_px, skip_stages=skip_stages, patch_kernel=1, patch_stride=1)
+
+    def preprocess(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
+        return stretched(self.frame, image_BCHW, canonical_hw_px)
+
+
+class SamViTEncoder(SegmentationEncoder):
+    """SAM's plain ViT (ViT-B by default) in a padded square frame, normalised with ImageNet's mean and deviation.
+
+    Args:
+        size_px: side of the frame; the weights fix it.
+        vit: fields of transformers' `SamVisionConfig` that differ from ViT-B.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    skip_channels = ()
+    skip_strides = ()
+
+    def __init__(self, *, size_px: int = 1024, **vit: Any):
+        super().__init__()
+        config = SamVisionConfig(image_size=size_px, patch_size=16, **vit)
+        config._attn_implementation = "sdpa"
+        self.frame = Frame(size_px, "pad")
+        self.net = SamVisionEncoder(config)
+        self.channels = config.output_channels
+        self.stride = 16
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def preprocess(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
+        return self.frame.enter((image_BCHW - self.mean) / self.std, canonical_hw_px)
+
+    def forward(self, frame_BCHW: torch.Tensor) -> EncodedImage:
+        return EncodedImage(self.net(frame_BCHW).last_hidden_state, (), self.stride)
+
+    def load_segment_anything(self, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
+        load_strictly(self.net, part(tensors, "image_encoder."), source=source, renames=_VIT_NAMES)
+
+
+class MedSAMEncoder(SamViTEncoder):
+    """MedSAM's ViT-B: the image fills the square frame, its brightness is stretched to [0, 1] (Ma et al. 2024)."""
+
+    def __init__(self, *, size_px: int = 1024, **vit: Any):
+        super().__init__(size_px=size_px, **vit)
+        self.frame = Frame(size_px, "squash")
+
+    def preprocess(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
+        return stretched(self.frame, image_BCHW, canonical_hw_px)
+
+
+def stretched(frame: Frame, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Canonical images in the frame, each stretched to [0, 1] over its own content; padding stays zero.
+
+    As MedSAM and LiteMedSAM do it: after the resizing, over all channels together. A constant image becomes zero.
+    """
+    framed = frame.enter(image_BCHW, canonical_hw_px)
+    for image_CHW, hw_px in zip(framed, canonical_hw_px, strict=True):
+        rows, columns = frame.content_hw_px(hw_px)
+        content = image_CHW[:, :rows, :columns]
+        low, high = content.amin(), content.amax()
+        content.sub_(low).div_((high - low).clamp(min=1e-8))
+    return framed

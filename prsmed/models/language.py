@@ -6,8 +6,10 @@ multimodal wrappers are not used (they cannot run on the meta device and mis-ind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch import nn
 from transformers import Cache, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from prsmed.models.fusion import sincos_positions
+from prsmed.models.lora import add_lora
 from prsmed.text.encode import IMAGE_ID
 
 
@@ -32,7 +35,12 @@ class Generated:
 
 
 class LanguageBackbone(nn.Module):
-    """Interface of design.md, section 4. `hidden_width` is D, `image_tokens` is N."""
+    """Interface of design.md, section 4. `hidden_width` is D, `image_tokens` is N.
+
+    `published` names the modules whose weights come from the base of a preset that has one.
+    """
+
+    published: tuple[str, ...] = ("model",)
 
     hidden_width: int
     image_tokens: int
@@ -40,6 +48,10 @@ class LanguageBackbone(nn.Module):
     def embed_image(self, features: torch.Tensor) -> torch.Tensor:
         """Image features (B, C, h, w), or pixels where the model has its own tower -> (B, N, D)."""
         raise NotImplementedError
+
+    def look(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor | None:
+        """Image tokens (B, N, D) of canonical images by a tower of its own; None: it has none, and needs features."""
+        return None
 
     def forward(
         self,
@@ -68,8 +80,8 @@ class LanguageBackbone(nn.Module):
         """Greedy continuation of a prefilled prompt."""
         raise NotImplementedError
 
-    def extend_vocab(self, names: Sequence[str]) -> None:
-        """Add one trainable row per name at the end of the vocabulary."""
+    def extend_vocab(self, count: int) -> list[int]:
+        """Add trainable rows at the end of the vocabulary, and say their ids; the rows before stay as they are."""
         raise NotImplementedError
 
 
@@ -122,6 +134,8 @@ class CausalBackbone(LanguageBackbone):
         self.projector = projector
         self.image_tokens = image_tokens
         self.hidden_width = model.config.hidden_size
+        self.added_in: nn.Parameter | None = None
+        self.added_out: nn.Parameter | None = None
 
     def embed_image(self, features: torch.Tensor) -> torch.Tensor:
         return self.projector(features)
@@ -146,8 +160,12 @@ class CausalBackbone(LanguageBackbone):
 
     def merge(self, input_ids: torch.Tensor, image_embeds: torch.Tensor | None) -> torch.Tensor:
         """Input embeddings (K, T, D) with the image embeddings (K, N, D) where `IMAGE_ID` stands."""
-        is_image = input_ids == IMAGE_ID
-        embeds_KTD = self.model.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+        is_image, table = input_ids == IMAGE_ID, self.model.get_input_embeddings()
+        is_added = input_ids >= table.num_embeddings
+        embeds_KTD = table(input_ids.masked_fill(is_image | is_added, 0))
+        if self.added_in is not None:
+            added = self.added_in[(input_ids - table.num_embeddings).clamp(min=0)]
+            embeds_KTD = torch.where(is_added[..., None], added.to(embeds_KTD.dtype), embeds_KTD)
         if image_embeds is None:
             return embeds_KTD
         # Else every row would read its neighbour's image, and nothing would tell.
@@ -155,7 +173,11 @@ class CausalBackbone(LanguageBackbone):
         return embeds_KTD.masked_scatter(is_image[..., None], image_embeds.to(embeds_KTD.dtype))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.model.lm_head(hidden)
+        known = self.model.lm_head(hidden)
+        if self.added_in is None:
+            return known
+        rows = self.added_in if self.added_out is None else self.added_out
+        return torch.cat([known, F.linear(hidden, rows.to(hidden.dtype))], dim=-1)
 
     @torch.no_grad()
     def generate(
@@ -184,8 +206,18 @@ class CausalBackbone(LanguageBackbone):
             position_K1 = position_K1 + 1
         return Generated(torch.stack(ids, dim=1), torch.stack(states, dim=1))
 
-    def extend_vocab(self, names: Sequence[str]) -> None:
-        self.model.resize_token_embeddings(self.model.config.vocab_size + len(names), mean_resizing=False)
+    def extend_vocab(self, count: int) -> list[int]:
+        """The new rows are parameters of their own: the tables of the base can stay frozen, and out of a checkpoint."""
+        table_VD, head_VD = self.model.get_input_embeddings().weight, self.model.lm_head.weight
+        self.added_in = nn.Parameter(_like_rows_of(table_VD, count))
+        self.added_out = None if head_VD is table_VD else nn.Parameter(_like_rows_of(head_VD, count))
+        return list(range(len(table_VD), len(table_VD) + count))
+
+
+def _like_rows_of(table_VD: torch.Tensor, count: int) -> torch.Tensor:
+    """Rows with the mean and the deviation of a table's."""
+    rows = table_VD.detach().float()
+    return rows.mean(dim=0) + rows.std(dim=0) * torch.randn(count, rows.shape[1])
 
 
 def new_cache() -> Cache:
@@ -209,3 +241,24 @@ def tiny_llama(
         tie_word_embeddings=True,
     )
     return CausalBackbone(LlamaForCausalLM(config), projector, image_tokens=image_tokens)
+
+
+def hidden_width(folder: Path) -> int:
+    """D of a model folder in Hugging Face's layout, from its config.json."""
+    return int(LlamaConfig.from_pretrained(folder, local_files_only=True).hidden_size)
+
+
+def pretrained_llama(
+    folder: Path, *, lora: Mapping[str, Any] | None, projector: nn.Module, image_tokens: int
+) -> CausalBackbone:
+    """A Llama-type model from a folder in Hugging Face's layout, frozen, with adapters that can be trained.
+
+    Args:
+        folder: config.json and model.safetensors; nothing is fetched, nothing in it is executed.
+        lora: arguments of `add_lora`; None: no adapters.
+    """
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+    model.requires_grad_(False)
+    if lora is not None:
+        add_lora(model, **lora)
+    return CausalBackbone(model, projector, image_tokens=image_tokens)

@@ -35,6 +35,7 @@ class MaskDecoder(nn.Module):
         channels: channels of the fused map.
         stride, out_stride: frame pixels per step of the fused map and of the mask.
         skip_channels, skip_strides: the encoder's maps (none: the paper's decoder).
+        first_channels: width after the first step; None: half of `channels`.
         min_channels: the width is halved at each step down to this.
 
     Shape:
@@ -49,6 +50,7 @@ class MaskDecoder(nn.Module):
         out_stride: int = 1,
         skip_channels: Sequence[int] = (),
         skip_strides: Sequence[int] = (),
+        first_channels: int | None = None,
         min_channels: int = 16,
     ):
         super().__init__()
@@ -59,6 +61,8 @@ class MaskDecoder(nn.Module):
         while stride > out_stride:
             stride //= 2
             narrow = max(channels // 2, min_channels)
+            if first_channels is not None and not self.strides:
+                narrow = first_channels
             self.blocks.append(UpBlock(channels, narrow, skip_channels=widths.get(stride, 0)))
             self.strides.append(stride)
             channels = narrow

@@ -7,6 +7,7 @@ answer: the mask never learns from words it will not have at inference (docs/dec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -44,18 +45,32 @@ class PRSMedOutput(ModelOutput):
     cache: Cache | None = None
 
 
+@dataclass
+class ReadPrefix:
+    """What the language model made of the tokens before the question: the same for every question about an image.
+
+    Attributes:
+        hidden_BPD: their last hidden states.
+        cache: their keys and values.
+    """
+
+    hidden_BPD: torch.Tensor
+    cache: Cache
+
+
 class EvidenceHead(nn.Module):
     """A coarse map of lesion and organ evidence from the encoder's features alone (no question, no answer).
 
     Shape: features (B, C, h, w) -> logits (B, kinds, h * cells, w * cells).
     """
 
-    def __init__(self, channels: int, *, cells_per_step: int):
+    def __init__(self, channels: int, *, cells_per_step: int, hidden: int | None = None):
         super().__init__()
+        hidden = hidden or channels
         self.head = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, hidden, 3, padding=1),
             nn.GELU(),
-            nn.Conv2d(channels, len(TARGET_KINDS) * cells_per_step**2, 1),
+            nn.Conv2d(hidden, len(TARGET_KINDS) * cells_per_step**2, 1),
             nn.PixelShuffle(cells_per_step),
         )
 
@@ -114,6 +129,7 @@ class PRSMed(nn.Module):
         out_stride: frame pixels per step of the decoded mask.
         evidence_cells: evidence cells per step of the feature map and side; 0 switches evidence tokens off. With them,
             one summary token per kind follows the language model's own image tokens.
+        evidence_channels, decoder_channels: widths behind a large feature map; None: as wide as the map, and half.
     """
 
     def __init__(
@@ -125,11 +141,17 @@ class PRSMed(nn.Module):
         fusion_map_px: int = 16,
         out_stride: int = 1,
         evidence_cells: int = 0,
+        evidence_channels: int | None = None,
+        decoder_channels: int | None = None,
     ):
         super().__init__()
         self.encoder = encoder
         self.language = language
-        self.evidence = EvidenceHead(encoder.channels, cells_per_step=evidence_cells) if evidence_cells else None
+        self.evidence = (
+            EvidenceHead(encoder.channels, cells_per_step=evidence_cells, hidden=evidence_channels)
+            if evidence_cells
+            else None
+        )
         self.summary = EvidenceSummary(language.hidden_width) if evidence_cells else None
         self.fusion = CrossAttentionFusion(
             channels=encoder.channels,
@@ -141,6 +163,7 @@ class PRSMed(nn.Module):
             channels=encoder.channels,
             stride=encoder.stride,
             out_stride=out_stride,
+            first_channels=decoder_channels,
             skip_channels=encoder.skip_channels,
             skip_strides=encoder.skip_strides,
         )
@@ -152,14 +175,17 @@ class PRSMed(nn.Module):
         """As usual, but what is frozen stays in evaluation mode: its batch-norm statistics must not move either."""
         super().train(mode)
         if mode:
-            _rest_frozen(self)
+            rest_frozen(self)
         return self
 
     def encode_image(
         self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]
     ) -> tuple[EncodedImage, torch.Tensor, torch.Tensor | None]:
         """Everything that depends on the image alone: maps, image embeddings (B, N, D), evidence logits."""
-        encoded = self.encoder(self.encoder.preprocess(image_BCHW, canonical_hw_px))
+        encoded = self.encoder.encode(image_BCHW, canonical_hw_px)
+        seen = self.language.look(image_BCHW, canonical_hw_px)
+        if seen is not None:
+            return encoded, seen, None
         frame, grid_px = self.encoder.frame, encoded.features.shape[-1]
         offsets = from_center(frame.patch_centers_norm(grid_px, canonical_hw_px), canonical_hw_px)
         offsets = offsets.to(encoded.features).transpose(1, 2).unflatten(2, (grid_px, grid_px))
@@ -175,7 +201,7 @@ class PRSMed(nn.Module):
             self.language.embed_image(torch.cat(tower, dim=1)),
             self.summary(prob.flatten(2), from_center(centers, canonical_hw_px)),
         ]
-        evidence_logits = frame.leave(logits, canonical_hw_px, _hw_px(image_BCHW))
+        evidence_logits = frame.leave(logits.float(), canonical_hw_px, _hw_px(image_BCHW))
         return encoded, torch.cat(tokens, dim=1), evidence_logits
 
     def forward(
@@ -189,6 +215,7 @@ class PRSMed(nn.Module):
         obj_image: torch.Tensor | None = None,
         target_ids: torch.Tensor | None = None,
         encoded: tuple[EncodedImage, torch.Tensor, torch.Tensor | None] | None = None,
+        prefix: ReadPrefix | None = None,
         keep_cache: bool = False,
     ) -> PRSMedOutput:
         """One pass.
@@ -200,6 +227,7 @@ class PRSMed(nn.Module):
             obj_image: (K,) which image each row asks about; None: row k asks about image k.
             target_ids: (K, T), answer ids where they stand in `input_ids`, IGNORE_ID elsewhere.
             encoded: what `encode_image` gave for these images, to ask again without encoding again.
+            prefix: what `read_prefix` gave for them; `input_ids` must start with the same tokens. It stays as it is.
             keep_cache: fill a cache, to continue with `continue_text`.
         """
         encoded = encoded or self.encode_image(image_BCHW, canonical_hw_px)
@@ -207,11 +235,16 @@ class PRSMed(nn.Module):
         if obj_image is None:
             obj_image = torch.arange(len(input_ids), device=input_ids.device)
         hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
-        cache = new_cache() if keep_cache else None
-        hidden_KTD, cache = self.language(input_ids, image_embeds[obj_image], attention_mask, cache=cache)
+        if prefix is None:
+            cache = new_cache() if keep_cache else None
+            hidden_KTD, cache = self.language(input_ids, image_embeds[obj_image], attention_mask, cache=cache)
+        else:
+            rest = input_ids[:, prefix.hidden_BPD.shape[1] :]
+            rest_KTD, cache = self.language(rest, None, attention_mask, cache=deepcopy(prefix.cache))
+            hidden_KTD = torch.cat([prefix.hidden_BPD, rest_KTD], dim=1)
         maps = maps.select(obj_image)
         fused = self.fusion(maps.features, hidden_KTD, prompt_mask)
-        mask_logits = self.encoder.frame.leave(self.decoder(fused, maps.skips), hw_px, _hw_px(image_BCHW))
+        mask_logits = self.encoder.frame.leave(self.decoder(fused, maps.skips).float(), hw_px, _hw_px(image_BCHW))
         last_prompt = last_states(hidden_KTD, prompt_mask)
         pooled = torch.cat([fused.mean(dim=(2, 3)), fused.amax(dim=(2, 3)), last_prompt], dim=1)
         text_logits = None
@@ -226,6 +259,15 @@ class PRSMed(nn.Module):
             text_logits=text_logits,
             cache=cache,
         )
+
+    @torch.no_grad()
+    def read_prefix(
+        self, prefix_ids: torch.Tensor, encoded: tuple[EncodedImage, torch.Tensor, torch.Tensor | None]
+    ) -> ReadPrefix:
+        """Read the tokens (B, P) that stand before every question of these images, image tokens among them."""
+        hidden_BPD, cache = self.language(prefix_ids, encoded[1], torch.ones_like(prefix_ids), cache=new_cache())
+        assert cache is not None
+        return ReadPrefix(hidden_BPD, cache)
 
     @torch.no_grad()
     def continue_text(
@@ -243,13 +285,14 @@ def _hw_px(image_BCHW: torch.Tensor) -> tuple[int, int]:
     return image_BCHW.shape[-2], image_BCHW.shape[-1]
 
 
-def _rest_frozen(module: nn.Module) -> None:
+def rest_frozen(module: nn.Module) -> None:
+    """Put every part that has no parameter to learn into evaluation mode."""
     for child in module.children():
         parameters = list(child.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             child.eval()
         else:
-            _rest_frozen(child)
+            rest_frozen(child)
 
 
 def last_states(hidden_KTD: torch.Tensor, mask_KT: torch.Tensor) -> torch.Tensor:

@@ -73,7 +73,7 @@ def draw_dice(rows: Sequence[ScoreRow]) -> tuple[Figure, str, str] | None:
         range(len(groups)), [f"{name} {kind}s (n {len(values)})" for (name, kind), values in groups.items()]
     )
     axes.invert_yaxis()
-    _plain(axes, xlabel="Dice")
+    plain_axes(axes, xlabel="Dice")
     axes.set_xlim(-0.02, 1.02)
     axes.grid(axis="x", color=GRID)
     medians = ", ".join(f"{name} {kind}s {number(float(np.median(v)))}" for (name, kind), v in groups.items())
@@ -134,19 +134,20 @@ def draw_reliability(bins: Sequence[Mapping[str, Any]]) -> tuple[Figure, str, st
     stated, seen = [[part[name] for part in filled] for name in ("mean_prob", "share_present")]
     above.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
     above.plot(stated, seen, color=COLOURS["organ"], linewidth=1.5, marker="o", markersize=5)
-    _plain(above, ylabel="Share that shows the target")
+    plain_axes(above, ylabel="Share that shows the target")
     above.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     above.grid(color=GRID)
     middles = [(part["lower"] + part["upper"]) / 2 for part in filled]
     widths = [0.9 * (part["upper"] - part["lower"]) for part in filled]
     below.bar(middles, [part["n"] for part in filled], widths, color=COLOURS["organ"], alpha=0.6)
-    _plain(below, xlabel="Stated probability that the target is visible", ylabel="n")
+    plain_axes(below, xlabel="Stated probability that the target is visible", ylabel="n")
     points = ", ".join(f"{number(x)} stated, {number(y)} seen" for x, y in zip(stated, seen, strict=True))
     caption = "Reliability of the presence probability: on the dashed line it means what it says"
     return figure, caption, f"Reliability diagram. {points}."
 
 
-def _plain(axes: Axes, *, xlabel: str = "", ylabel: str = "") -> None:
+def plain_axes(axes: Axes, *, xlabel: str = "", ylabel: str = "") -> None:
+    """Labels and quiet lines: how every plot of a report looks."""
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
     axes.tick_params(length=0, colors=INK, labelsize=9)

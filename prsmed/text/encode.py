@@ -29,19 +29,27 @@ class Encoded:
         prompt_mask: bool (T,), True on exactly encode(question): from the first token to the assistant's header.
         target_ids: int64 (T,), equal to `input_ids` on the answer and its end, IGNORE_ID elsewhere. Aligned with
             `input_ids`: the loss shifts them.
+        candidate_at: int64 (n,), the positions that predict the candidate tokens; None for an answer without them.
     """
 
     input_ids: torch.Tensor
     prompt_mask: torch.Tensor
     target_ids: torch.Tensor
+    candidate_at: torch.Tensor | None = None
+
+
+def candidate_names(count: int) -> tuple[str, ...]:
+    """What the first candidate tokens of MediSee are called."""
+    return ("[SEG]", "[BBOX]", *(f"[C{number}]" for number in range(3, count + 1)))[:count]
 
 
 class TextEncoder:
     """Turns a question, and in training its answer, into token ids:
 
-    [BOS] before_image [image tokens] user_header question assistant_header ( answer EOS )
+    [BOS] before_image [image tokens] user_header question assistant_header ( candidates answer EOS )
 
-    The chat pieces may hold the tokenizer's special tokens (ChatML, Mistral); questions and answers are plain text,
+    Candidate tokens (MediSee) are no words: their ids follow the tokenizer's own, so no text can spell them, and
+    decoded text does not show them. The chat pieces may hold the tokenizer's special tokens (ChatML, Mistral); questions and answers are plain text,
     so that "<eos>" typed by a user is five characters and nothing else.
     """
 
@@ -54,6 +62,7 @@ class TextEncoder:
         before_image: str = "",
         user_header: str = "user:",
         assistant_header: str = "\nassistant:",
+        candidates: int = 0,
     ) -> None:
         """See the class.
 
@@ -64,6 +73,7 @@ class TextEncoder:
             before_image: text between the start token and the image.
             user_header: text between the image and the question.
             assistant_header: text between the question and the answer.
+            candidates: how many candidate tokens the network's vocabulary was extended by.
 
         Raises:
             CheckpointError: the tokenizer has no end token.
@@ -74,13 +84,11 @@ class TextEncoder:
         self.image_tokens = image_tokens
         self.max_question_chars = max_question_chars
         start_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        self._before_question_ids = [
-            *start_ids,
-            *self._ids(before_image, plain=False),
-            *[IMAGE_ID] * image_tokens,
-            *self._ids(user_header, plain=False),
-        ]
+        shared_ids = [*start_ids, *self._ids(before_image, plain=False), *[IMAGE_ID] * image_tokens]
+        self.shared_tokens = len(shared_ids)  # what all questions about one image begin with
+        self._before_question_ids = [*shared_ids, *self._ids(user_header, plain=False)]
         self._before_answer_ids = self._ids(assistant_header, plain=False)
+        self.candidate_ids = list(range(len(tokenizer), len(tokenizer) + candidates))
 
     @property
     def end_id(self) -> int:
@@ -92,8 +100,16 @@ class TextEncoder:
         """The id that fills up a batch."""
         return self.tokenizer.pad_token_id
 
-    def encode(self, question: str, answer: str | None = None) -> Encoded:
+    @property
+    def prefix_ids(self) -> torch.Tensor:
+        """The ids (P,) that every sequence starts with, up to the question."""
+        return torch.tensor(self._before_question_ids, dtype=torch.long)
+
+    def encode(self, question: str, answer: str | None = None, *, points: bool = False) -> Encoded:
         """Encode a question, with its answer where there is one.
+
+        Args:
+            points: the answer begins with the candidate tokens, because what was asked for is there.
 
         Raises:
             RequestError: the question is empty, too long, or not valid Unicode.
@@ -101,15 +117,20 @@ class TextEncoder:
         self._check(question)
         prompt_ids = [*self._before_question_ids, *self._ids(question, plain=True), *self._before_answer_ids]
         answer_ids = [] if answer is None else [*self._ids(answer, plain=True), self.tokenizer.eos_token_id]
+        candidate_at = None
+        if points:
+            answer_ids = [*self.candidate_ids, *answer_ids]
+            candidate_at = torch.arange(len(self.candidate_ids)) + len(prompt_ids) - 1
         return Encoded(
             input_ids=torch.tensor(prompt_ids + answer_ids, dtype=torch.long),
             prompt_mask=torch.tensor([True] * len(prompt_ids) + [False] * len(answer_ids)),
             target_ids=torch.tensor([IGNORE_ID] * len(prompt_ids) + answer_ids, dtype=torch.long),
+            candidate_at=candidate_at,
         )
 
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
-        """The text of (T,) token ids; special tokens, image tokens and ignored positions are left out."""
-        kept = [int(index) for index in ids if int(index) >= 0]
+        """The text of (T,) token ids; special, image and candidate tokens and ignored positions are left out."""
+        kept = [int(index) for index in ids if 0 <= int(index) < len(self.tokenizer)]
         return str(self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _check(self, question: str) -> None:

@@ -60,10 +60,18 @@ def default_min_area_px(image_hw_px: tuple[int, ...]) -> int:
 
 def components(mask_HW: np.ndarray, min_area_px: int) -> tuple[np.ndarray, list[int]]:
     """Every pixel's component, and the components that count: largest first, equal ones in reading order."""
-    labels_HW = measure.label(mask_HW, connectivity=2)
-    areas_px = np.bincount(labels_HW.ravel())
+    labels_HW = np.zeros(mask_HW.shape, dtype=np.int32)
+    window = _window(mask_HW)
+    labels_HW[window] = measure.label(mask_HW[window], connectivity=2)
+    areas_px = np.bincount(labels_HW[window].ravel(), minlength=1)
     largest_first = (np.argsort(-areas_px[1:], kind="stable") + 1).tolist()
     return labels_HW, [label for label in largest_first if areas_px[label] >= min_area_px] or largest_first[:1]
+
+
+def _window(mask_HW: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns of a mask's box: most of a picture is outside, and looking at it again and again costs."""
+    x0, y0, x1, y1 = mask_to_box(mask_HW) or (0, 0, 0, 0)
+    return slice(y0, y1), slice(x0, x1)
 
 
 def _finding(
@@ -76,7 +84,8 @@ def _finding(
     hw_px = region_HW.shape
     box = mask_to_box(region_HW)
     assert box is not None, "a component has at least one pixel"
-    rows, columns = np.nonzero(region_HW)
+    x0, y0, x1, y1 = box
+    rows, columns = np.nonzero(region_HW[y0:y1, x0:x1])
     side, level = side_and_level(*box_center_px(box), hw_px)
     area_mm2 = box_mm = None
     if spacing_hw_mm is not None:
@@ -91,7 +100,7 @@ def _finding(
         central=is_central(box, hw_px, rule=rule_id, mask=region_HW),
         border_ambiguous=border_ambiguous(box, hw_px, rule_id, mask=region_HW),
         box_xyxy_px=box,
-        centroid_xy_px=(float(columns.mean()) + 0.5, float(rows.mean()) + 0.5),
+        centroid_xy_px=(float((columns + x0).mean()) + 0.5, float((rows + y0).mean()) + 0.5),
         area_px=int(rows.size),
         area_mm2=area_mm2,
         box_xyxy_mm=box_mm,

@@ -15,8 +15,13 @@ OVERLAYS = {
     "evaluate_baseline.json": "evaluate.json",
     "evaluate_external.json": "evaluate.json",
     "evaluate_stored.json": "evaluate.json",
+    "finetune.json": "train.json",
+    "finetune_similarity.json": "train.json",
+    "medisee_adapters.json": "train.json",
     "multi_gpu_evaluate.json": "evaluate.json",
     "multi_gpu_train.json": "train.json",
+    "preset_llava_med_7b.json": "train.json",
+    "task_medisee.json": "train.json",
     "train_unet.json": "train.json",
 }
 """Configs that replace values of another one, which is read before them."""

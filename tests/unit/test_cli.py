@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prsmed.cli import _slice_ref, main
+from prsmed.cli import main
+from prsmed.cli.asking import _slice_ref
 from prsmed.data.manifest import read_manifest
 from prsmed.errors import RequestError
 from prsmed.types import NOT_A_MEDICAL_DEVICE, SliceRef
@@ -68,6 +69,10 @@ def test_a_folder_is_indexed_and_a_bad_row_is_told(
     assert len(read_manifest(tmp_path / "out").cases) == 3
     shown = " ".join(capsys.readouterr().out.split())
     assert "3 images" in shown and "1 rows refused" in shown and "resample the mask" in shown
+    assert prsmed("data", "queries", tmp_path / "out") == 0
+    assert prsmed("data", "stats", tmp_path / "out", "--out", tmp_path / "figures") == 0
+    assert "questions on 3 images" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"statistics.json", "statistics.png"}
 
 
 def test_an_unknown_modality_is_one_line(prsmed: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,10 @@ def test_the_answers_record(answer, model):
     }
     assert record["schema_version"] == 1 and record["question"] == "Where is the polyp?"
     assert record["modality"] == "endoscopy" and record["key_slice"] is None
-    assert set(record["objects"][0]) == {"present", "presence_prob", "box_xyxy_px", "area_px", "findings"}
+    assert set(record["objects"][0]) == {
+        *("present", "presence_prob", "box_xyxy_px", "detected_box_xyxy_px", "area_px", "findings")
+    }
+    assert record["objects"][0]["detected_box_xyxy_px"] is None  # PRS-Med has no box decoder
     weights = json.loads((model / "model.json").read_text())["weights"]["sha256"]
     expected = {"name": "random", "version": "0.0", "weights_sha256": weights, "licence": "Apache-2.0"}
     assert record["model"] == expected
@@ -123,7 +126,7 @@ def test_a_session_and_a_batch_say_the_same(predictor, session, answer):
         "geometry": session.geometry,
         "modality": "endoscopy",
         "kind": "lesion",
-        **dict.fromkeys(("question", "answer", "key", "target"), ""),
+        **dict.fromkeys(("question", "answer", "key", "picture", "target"), ""),
     }
     other = {**sample, "image": torch.rand(3, 128, 128), "label": torch.zeros(1, 128, 128)}
     other["geometry"] = Geometry((128, 128), (128, 128))

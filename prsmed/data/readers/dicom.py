@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from pydicom.dataset import Dataset
 
 from prsmed.data.readers.dicom_files import DICOM_SUFFIXES, find_series, is_dicom, is_localizer
 from prsmed.data.readers.dicom_grid import Slice, frame_count, lay_out, numbers, rescale_of, slices_of
-from prsmed.data.readers.dicom_pixels import decode, rescale, widest
+from prsmed.data.readers.dicom_pixels import VOXEL_TYPES, decode, decode_frames, rescale
+from prsmed.data.readers.scratch import Stack
 from prsmed.errors import DataError
 from prsmed.types import MODALITY_OF_DICOM, SeriesRef, SourceImage
 
@@ -63,18 +65,14 @@ def read_dicom(path: str | Path, *, series_uid: str | None = None, frame: int | 
 def _read_volume(slices: list[Slice], path: Path) -> SourceImage:
     ordered, affine_ijk_to_ras = lay_out(slices, str(path))
     header = ordered[0].header
-    # slice by slice into one array: stored pixels of one file only are in memory beside it
-    voxels_KJI = np.zeros((len(ordered), header.Rows, header.Columns), np.int16)
-    frames_of: dict[str, np.ndarray] = {}
-    for index, item in enumerate(ordered):
-        file = str(item.header.filename)
-        if file not in frames_of:
-            frames_of = {file: decode(item.header, str(path))}
-        values_HW = rescale(frames_of[file][item.frame, ..., 0], *item.rescale)
-        voxels_KJI = voxels_KJI.astype(widest(voxels_KJI.dtype, values_HW.dtype), copy=False)
-        voxels_KJI[index] = values_HW
+    stack = Stack(len(ordered), VOXEL_TYPES, path)
+    for _, neighbours in groupby(ordered, key=lambda item: item.header.filename):
+        items = list(neighbours)
+        frames = decode_frames(items[0].header, str(path), [item.frame for item in items])
+        for item, stored_HW in zip(items, frames, strict=True):
+            stack.add(rescale(stored_HW, *item.rescale))
     i_mm, j_mm, k_mm = np.linalg.norm(affine_ijk_to_ras[:3, :3], axis=0).tolist()
-    image = _image(header, voxels_KJI.transpose(2, 1, 0), path)
+    image = _image(header, stack.volume(), path)
     image.affine_ijk_to_ras, image.spacing_mm = affine_ijk_to_ras, (i_mm, j_mm, k_mm)
     image.series = _series_ref([item.header for item in ordered])
     if len(ordered) == 1 and ordered[0].thickness_mm is None:

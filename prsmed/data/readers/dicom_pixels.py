@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pydicom
 import SimpleITK
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, iter_pixels, pixel_array
 
 from prsmed.data.readers.dicom_files import instance_name
 from prsmed.errors import DataError
@@ -49,8 +50,8 @@ _PIXEL_TAGS = [
 ]
 _PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _BY_GDCM = (uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGExtended12Bit)
-# what slices of a volume may be, narrowest first; the whole volume takes the widest that one of its slices needs
-_VOXEL_TYPES = (np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32))
+VOXEL_TYPES = (np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32))
+"""What slices of a volume may be, narrowest first."""
 
 
 def decode(header: Dataset, who: str, frame: int | None = None) -> np.ndarray:
@@ -79,15 +80,40 @@ def decode(header: Dataset, who: str, frame: int | None = None) -> np.ndarray:
         array_FHWC = array.reshape(-1, source.Rows, source.Columns, array.size // _pixel_count(source, frame))
     # decoders raise many kinds of errors on damaged streams
     except Exception as error:
-        raise DataError(
-            f"{who}: the pixel data of {instance_name(header)} ({syntax.name}) cannot be decoded, it is truncated or "
-            f"damaged; export it again"
-        ) from error
-    if array_FHWC.dtype.kind == "f" and not np.isfinite(array_FHWC).all():
-        raise DataError(f"{who}: {instance_name(header)} holds NaN or infinity; replace them by numbers")
+        raise _undecodable(header, syntax, who) from error
+    _check_finite(array_FHWC, header, who)
     if array_FHWC.shape[3] not in (1, 3):
         raise DataError(f"{who}: has {array_FHWC.shape[3]} values a pixel, expected grey or RGB; convert it to RGB")
     return array_FHWC
+
+
+def decode_frames(header: Dataset, who: str, frames: Sequence[int]) -> Iterator[np.ndarray]:
+    """Grey frames (H, W) of an instance, in the order asked for; of a file of many, one at a time is in memory.
+
+    Only lossless and 12-bit JPEG, deflated files and those without File Meta Information are unpacked as a whole.
+
+    Raises:
+        DataError: as `decode`.
+    """
+    source = pydicom.dcmread(str(header.filename), force=True, specific_tags=_PIXEL_TAGS, stop_before_pixels=True)
+    syntax = source.file_meta.get("TransferSyntaxUID", "")
+    count = int(source.get("NumberOfFrames") or 1)
+    as_a_whole = syntax in (*_BY_GDCM, uid.DeflatedExplicitVRLittleEndian, "") or "ModalityLUTSequence" in source
+    if count == 1 or as_a_whole:
+        array_FHWC = decode(header, who)
+        yield from (array_FHWC[frame, ..., 0] for frame in frames)
+        return
+    in_order = list(frames) == list(range(count))  # without a list of frames pydicom goes through the file once
+    try:
+        for frame_HW in iter_pixels(str(header.filename), indices=None if in_order else frames):
+            stored_HW = frame_HW if syntax.is_compressed else _drop_unused_bits(frame_HW, source)
+            _check_finite(stored_HW, header, who)
+            yield stored_HW
+    except DataError:
+        raise
+    # decoders raise many kinds of errors on damaged streams
+    except Exception as error:
+        raise _undecodable(header, syntax, who) from error
 
 
 def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
@@ -96,15 +122,22 @@ def rescale(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         return (stored * np.float64(slope) + intercept).astype(np.float32)
     whole = stored.astype(np.int64) * int(slope) + int(intercept)
     low, high = int(whole.min()), int(whole.max())
-    for dtype in _VOXEL_TYPES[:2]:
+    for dtype in VOXEL_TYPES[:2]:
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return whole.astype(dtype)
     return whole.astype(np.float32)
 
 
-def widest(*dtypes: np.dtype) -> np.dtype:
-    """The type of a volume that holds slices of these types."""
-    return max(dtypes, key=_VOXEL_TYPES.index)
+def _check_finite(values: np.ndarray, header: Dataset, who: str) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise DataError(f"{who}: {instance_name(header)} holds NaN or infinity; replace them by numbers")
+
+
+def _undecodable(header: Dataset, syntax: uid.UID, who: str) -> DataError:
+    return DataError(
+        f"{who}: the pixel data of {instance_name(header)} ({syntax.name}) cannot be decoded, it is truncated or "
+        f"damaged; export it again"
+    )
 
 
 def _pixel_count(source: Dataset, frame: int | None) -> int:

@@ -63,6 +63,12 @@ def read_itk_volume(path: str | Path) -> SourceImage:
     )
 
 
+def header_size(path: Path) -> tuple[int, ...]:
+    """Voxels along each axis, as the header states them; (0,) where it does not."""
+    fields = _header_fields(path)
+    return tuple(int(size) for size in fields.get("sizes", fields.get("dimsize", "0")).split())
+
+
 def _header_fields(path: Path) -> dict[str, str]:
     """The header's `key: value` (NRRD) or `key = value` (MetaImage) lines, keys in lower case without spaces."""
     with path.open("rb") as stream:

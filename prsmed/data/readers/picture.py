@@ -6,13 +6,14 @@ leaves the file open. Pillow cuts 16-bit colour to 8 bits without a word; those 
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
 from PIL import Image, ImageOps
 
-from prsmed.data.readers.files import require_file
+from prsmed.data.readers.files import read_file
 from prsmed.errors import DataError
 from prsmed.types import SourceImage
 
@@ -59,8 +60,7 @@ def decode_picture(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
         DataError: as `read_picture`.
     """
     path = Path(path)
-    require_file(path)
-    picture, is_deep_colour = _open(path)
+    picture, is_deep_colour = _open(read_file(path), path)
     array_HWC = _read_deep_colour(path) if is_deep_colour else _to_array(picture, path)
     if array_HWC.dtype == np.float32 and not np.isfinite(array_HWC).all():
         raise DataError(f"{path}: holds NaN or infinite values; replace them by numbers and save it again")
@@ -72,11 +72,11 @@ def decode_picture(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
     return np.ascontiguousarray(array_HWC[..., :-1]), None if is_opaque else alpha_HW
 
 
-def _open(path: Path) -> tuple[Image.Image, bool]:
+def _open(content: bytes, path: Path) -> tuple[Image.Image, bool]:
     """The decoded picture, upright, and whether it has 16 bits a colour (which Pillow has then cut to 8)."""
     try:
-        # a stream, not a path: from a path Pillow 13.0 maps uncompressed TIFFs and scrambles the rotated ones
-        with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as picture:
+        # from a path Pillow 13.0 maps uncompressed TIFFs and scrambles the rotated ones
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             # MPO is what many cameras write into a .jpg: its first frame is the picture, the others are previews
             frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
             is_deep_colour = ";16" in str(picture.tile) and picture.mode in ("RGB", "RGBA", "LA")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,10 +41,16 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Found:
-    """One case as its source states it; `rows` holds the line of each target, None where there are no lines."""
+    """One case as its source states it.
+
+    Attributes:
+        rows: the line of each target, None where there are no lines.
+        check_mask: what the source demands of a mask file beyond what its reader does; it raises DataError.
+    """
 
     case: Case
     rows: tuple[int | None, ...]
+    check_mask: Callable[[Path], None] | None = None
 
 
 @dataclass

@@ -10,11 +10,11 @@ import torch
 from monai.bundle import ConfigParser
 
 from bundle.data import AskDataset, build_loader, checked_request, open_dataset, read_requests
-from bundle.engines import build_text
 from prsmed.answers import described_zones
 from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import DataError, RequestError
+from prsmed.models.presets import build_text
 from prsmed.samples import findings_of, items_of
 from prsmed.text.parse import parse_position, zones_match
 from prsmed.text.templates import TemplateBank

@@ -8,21 +8,21 @@ import torch
 from PIL import Image
 
 from bundle.data import AskDataset, build_loader
+from bundle.distributed import local_device
 from bundle.engines import (
     AnswerInferer,
     AskInferer,
     ImageToMask,
     PassInferer,
     bare,
-    build_text,
     build_trainable,
     keep_batch,
-    local_device,
     prepare_batch,
 )
 from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import DataError, PrsmedError, RequestError
+from prsmed.models.presets import build_text
 from prsmed.predictor import Predictor
 from prsmed.samples import items_of
 from prsmed.text.templates import TemplateBank

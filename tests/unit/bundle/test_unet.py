@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bundle.data import AskDataset, build_loader
-from bundle.engines import build_text, tokenizer_file
 from bundle.runs import model_info
 from bundle.unet import (
     TargetUNet,
@@ -24,6 +23,7 @@ from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import CheckpointError, RequestError
 from prsmed.losses import PRSMedLoss
 from prsmed.models.checkpoints import model_folder, save_model
+from prsmed.models.presets import build_text, tokenizer_file
 from prsmed.samples import items_of
 from prsmed.text.templates import TemplateBank
 

@@ -1,10 +1,14 @@
 """The intensity steps, on pictures and on volumes; expected values are the steps' own formulas."""
 
+import warnings
+
 import numpy as np
 import pytest
+import torch
+from monai.transforms import ScaleIntensityRangePercentilesd
 
 from prsmed.data.preprocessing import Preprocessing
-from prsmed.data.scaling import CT_WINDOWS_HU
+from prsmed.data.scaling import CT_WINDOWS_HU, ScalePercentilesd
 from prsmed.errors import RequestError
 from prsmed.types import SliceRef, SourceImage
 
@@ -50,6 +54,30 @@ def test_a_window_is_level_and_width(step, low, high):
     for index, expected in enumerate([0, 0, 0.5, 1, 1]):
         shown = _through({"transform": "CTWindowd", **step}, image, index=index, modality="ct")
         np.testing.assert_allclose(shown, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("hw_px", [(1, 1), (31, 45), (400, 300), (1100, 1000)])
+@pytest.mark.parametrize("values", ["8 bit", "12 bit", "real", "three levels"])
+@pytest.mark.parametrize("shares", [(1, 99), (0.5, 99.5), (0, 100)])
+def test_percentiles_of_pictures_are_monai_s_to_the_last_bit(hw_px, values, shares):
+    """Weights were trained on MONAI's values. Beyond a million pixels it asks NumPy, else torch."""
+    rng = np.random.default_rng(0)
+    if values == "real":
+        picture = rng.normal(0, 1, (1, *hw_px))
+    else:
+        picture = rng.integers(0, {"8 bit": 256, "12 bit": 4096, "three levels": 3}[values], (1, *hw_px))
+    item = {"image": torch.from_numpy(picture.astype(np.float32))}
+    theirs = ScaleIntensityRangePercentilesd("image", *shares, b_min=0.0, b_max=1.0, clip=True, channel_wise=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one pixel, both percentiles are the same
+        expected = torch.as_tensor(theirs(item)["image"]).clamp(0, 1)
+    assert torch.equal(torch.as_tensor(ScalePercentilesd("image", *shares)(item)["image"]), expected)
+
+
+def test_percentiles_out_of_order_are_refused():
+    for lower, upper in ((99, 1), (-1, 99), (1, 101), (5, 5)):
+        with pytest.raises(RequestError, match="give percentiles, 0 to 100, lower first"):
+            ScalePercentilesd("image", lower, upper)
 
 
 def test_windows_are_sane():

@@ -80,6 +80,18 @@ def test_monai_agrees(seed, spacing_hw_mm):
     assert ours.box_iou == pytest.approx(box_iou(*boxes).item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_surface_dice_is_monai_s_to_the_last_digit(seed):
+    """Ragged masks, and tolerances that distances reach exactly: rows of 0.1 mm, columns of 0.3 mm."""
+    generator = np.random.default_rng(seed)
+    predicted, truth = (drawn((40, 50), (5, 5, 45, 35)) & (generator.random((40, 50)) < 0.8) for _ in range(2))
+    tensors = [torch.from_numpy(mask_HW)[None, None] for mask_HW in (predicted, truth)]
+    for limit_mm in (0.1, 0.3, 0.9, 0.7):
+        expected = SurfaceDiceMetric([limit_mm], include_background=True)(*tensors, spacing=(0.1, 0.3))
+        ours = score(predicted, truth, spacing_hw_mm=(0.1, 0.3), tolerance=Tolerance(mm=limit_mm))
+        assert ours.nsd == float(expected)
+
+
 @pytest.mark.parametrize("corner_yx", [(0, 0), (0, 20), (40, 0), (40, 20), (20, 10)])
 def test_surfaces_at_the_border_count_like_others(corner_yx):
     """The same two masks in the corners and in the middle of a picture: the border of a picture is a surface, too."""

@@ -35,6 +35,8 @@ ROWS = [
     _negative(6, "unreadable", NO_MASK, says_present=False, presence_prob=0.2, modality="ct"),
 ]
 
+OF_QUERIES = ("decoder_box_iou", "decoder_acc_at_0.5", "names_target")  # of box decoders and explanations alone
+
 MORE = [*ROWS, row(7, "bottom-left", "bottom-left"), row(8, "center", "top-left")]  # zones that make a kappa
 
 
@@ -210,10 +212,30 @@ def test_every_number_has_an_interval_around_it():
         counted = {"n", "n_positive", "zone_n", "zone_n_unambiguous", "intervals", "bins", "expected_calibration_error"}
         assert block["intervals"].keys() == block.keys() - counted
         for name, interval in block["intervals"].items():
+            if name in OF_QUERIES:
+                assert interval is block[name] is None
+                continue
             assert interval is not None, name
             assert interval[0] <= block[name] <= interval[1]
     assert scores["organs"]["intervals"]["dice"] is None  # one patient
     assert summarise(ROWS)["overall"]["intervals"] == {}
+
+
+def test_box_decoders_and_explanations_by_kind_and_length_of_the_question():
+    asked = {"query_kind": "attribute", "query_length": "long"}
+    rows = [
+        row(0, "center", "", text_kind="silent", decoder_box_iou=0.6, names_target=True, **asked),
+        row(1, "center", "", text_kind="silent", decoder_box_iou=0.5, names_target=False, **asked),
+        row(2, "center", "", text_kind="silent", decoder_box_iou=0.0, query_kind="naming", query_length="short"),
+        row(3, "center", "center"),
+    ]
+    scores = summarise(rows)
+    assert scores["overall"]["decoder_box_iou"] == pytest.approx(1.1 / 3)
+    assert scores["overall"]["decoder_acc_at_0.5"] == pytest.approx(1 / 3)  # strictly above
+    assert set(scores["queries"]) == {"attribute/long", "naming/short"}
+    assert scores["queries"]["attribute/long"]["names_target"] == 0.5
+    assert scores["queries"]["naming/short"]["names_target"] is None
+    assert flat_metrics(scores)["val/attribute/long/decoder_box_iou"] == pytest.approx(0.55)
 
 
 def test_numbers_do_not_depend_on_intervals_and_are_plain_data():

@@ -17,6 +17,7 @@ from prsmed.models.checkpoints import (
     model_folder,
     read_info,
     save_model,
+    set_base,
     sha256_of,
     verified_file,
 )
@@ -218,3 +219,43 @@ def test_a_model_is_found_by_folder_or_by_shipped_name(saved, tmp_path, monkeypa
         model_folder("bets")
     with pytest.raises(CheckpointError, match="no model"):
         model_folder("no/such/folder")
+
+
+IDENTITY = {"name": "published", "sha256": "ab" * 32, "licence": "Apache-2.0"}
+
+
+def _on_base(sha256: str = IDENTITY["sha256"], *, seed: int = 0) -> _Tied:
+    network = _Tied(seed=seed)
+    set_base(network, [{**IDENTITY, "sha256": sha256}], ["table.weight"])
+    return network
+
+
+def test_what_comes_from_the_base_stays_out_of_the_checkpoint(tmp_path):
+    trained = _on_base()
+    trained.norm.weight.data.fill_(3)
+    save_model(tmp_path, trained, INFO, tokenizer_file=TOKENIZER)
+    assert not any(name in load_file(verified_file(tmp_path, "weights")) for name in ("table.weight", "head.weight"))
+    assert read_info(tmp_path)["base"] == [IDENTITY]
+    other = _on_base(seed=0)
+    load_weights(tmp_path, other)
+    assert _same(other, trained)
+
+
+def test_a_part_of_the_base_that_was_trained_is_kept_also_after_loading(tmp_path):
+    trained = _on_base()
+    trained.table.weight.requires_grad_(True)
+    trained.table.weight.data.fill_(2)
+    save_model(tmp_path / "first", trained, INFO, tokenizer_file=TOKENIZER)
+    other = _on_base(seed=1)
+    load_weights(tmp_path / "first", other)
+    save_model(tmp_path / "second", other, INFO, tokenizer_file=TOKENIZER)
+    third = _on_base(seed=2)
+    load_weights(tmp_path / "second", third)
+    assert torch.equal(third.table.weight, torch.full_like(third.table.weight, 2.0))
+
+
+@pytest.mark.parametrize("network", [_Tied(), _on_base("cd" * 32)], ids=["no base", "another base"])
+def test_weights_of_another_base_are_refused_with_the_reason(tmp_path, network):
+    save_model(tmp_path, _on_base(), INFO, tokenizer_file=TOKENIZER)
+    with pytest.raises(CheckpointError, match=r"trained on the base .*abab.*prsmed weights fetch"):
+        load_weights(tmp_path, network)

@@ -202,6 +202,26 @@ def test_a_follow_up_equals_a_fresh_question(network, text):
     assert torch.equal(follow_up.presence_logit, fresh.presence_logit)
 
 
+def test_a_question_after_its_prefix_equals_one_pass(network, text):
+    """Mask and words of a session, which reads the image tokens once, are those of a whole pass."""
+    network.eval()
+    image, sizes = _common(_images()[:1]), SIZES_HW_PX[:1]
+    encoded = network.encode_image(image, sizes)
+    prefix = network.read_prefix(text.prefix_ids[None], encoded)
+    for question in ("Where is the polyp?", "Point out the lungs."):  # the second must not find the first in the cache
+        batch = _texts(text, [question])
+        whole, continued = (
+            _pass(network, image, sizes, batch, encoded=encoded, keep_cache=True, prefix=start)
+            for start in (None, prefix)
+        )
+        torch.testing.assert_close(continued.mask_logits, whole.mask_logits, atol=1e-5, rtol=1e-5)
+        words = [
+            network.continue_text(output, batch["attention_mask"], max_new_tokens=8, end_id=text.end_id).ids
+            for output in (whole, continued)
+        ]
+        assert torch.equal(*words)
+
+
 def test_text_logits_are_those_that_predict_the_answer(network, text):
     batch = _texts(text, QUESTIONS, ANSWERS)
     with torch.no_grad():

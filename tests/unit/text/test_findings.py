@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from skimage import measure
 
 from prsmed.errors import DataError
-from prsmed.text.findings import default_min_area_px, find
+from prsmed.text.findings import components, default_min_area_px, find
 
 
 def test_slots_of_one_region():
@@ -41,6 +42,23 @@ def test_components_are_sorted_by_area_and_small_ones_dropped():
     mask[50, 20:27] = True  # 7 px, below the default of 8
     assert [finding.area_px for finding in find(mask)] == [100, 25]
     assert [finding.area_px for finding in find(mask, min_area_px=1)] == [100, 25, 7]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_components_are_those_of_the_whole_picture(seed):
+    """Only the mask's box is labelled; scikit-image labels all of it."""
+    mask_HW = np.zeros((40, 60), dtype=bool)
+    mask_HW[seed : 30 - seed, 10 * seed : 50] = (
+        np.random.default_rng(seed).random((30 - 2 * seed, 50 - 10 * seed)) < 0.4
+    )
+    labels_HW, kept = components(mask_HW, 3)
+    expected_HW = measure.label(mask_HW, connectivity=2)
+    np.testing.assert_array_equal(labels_HW, expected_HW)
+    areas_px = [int((expected_HW == label).sum()) for label in kept]
+    assert areas_px == sorted(areas_px, reverse=True) and min(areas_px) >= 3
+    rows, columns = np.nonzero(expected_HW == kept[0])
+    expected_xy_px = (columns.mean() + 0.5, rows.mean() + 0.5)
+    assert find(mask_HW)[0].centroid_xy_px == expected_xy_px
 
 
 def test_diagonal_neighbours_are_one_component():

@@ -1,0 +1,30 @@
+"""The box decoder of MediSee: a fused state to one box of the image."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class BoxHead(nn.Module):
+    """Three linear layers and a sigmoid; starts at the box in the middle that covers a quarter (last layer zero).
+
+    Args:
+        width: D.
+        hidden: of both inner layers (512 in the paper).
+
+    Shape:
+        states (K, D) -> (K, 4): centre x, centre y, width, height as shares of the image, in (0, 1).
+    """
+
+    def __init__(self, width: int, *, hidden: int = 512):
+        super().__init__()
+        last = nn.Linear(hidden, 4)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(
+            nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last, nn.Sigmoid()
+        )
+
+    def forward(self, state_KD: torch.Tensor) -> torch.Tensor:
+        return self.layers(state_KD)

@@ -1,0 +1,345 @@
+"""MediSee: the language model points with candidate tokens; their states become a box and a prompt for SAM's decoder.
+
+Source: Tong et al. 2025, section 4. Every answer begins with the candidate tokens, and their states are taken where
+they are predicted, so a mask depends on the image and the question alone (docs/decisions/candidate_tokens.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.utils import ModelOutput
+
+from prsmed.geometry import cxcywh_to_xyxy
+from prsmed.models.box_head import BoxHead
+from prsmed.models.encoders import EncodedImage, SegmentationEncoder
+from prsmed.models.language import LanguageBackbone, new_cache
+from prsmed.models.prs_med import last_states, rest_frozen
+from prsmed.models.routers import CandidateRouter
+from prsmed.models.sam import SamPrompting
+from prsmed.text.encode import IMAGE_ID
+
+MODES = ("free", "forced")
+"""How a question is put. `forced` writes the candidates into the answer, as the paper's evaluation does: one pass, and
+the model cannot say that nothing is there. `free` generates: an answer without candidates points at nothing."""
+
+
+@dataclass
+class MediSeeOutput(ModelOutput):
+    """One record for K objects in R sequences about B images.
+
+    Attributes:
+        mask_logits: (K, 1, H, W) on the batch's canonical grid.
+        boxes_cxcywh: (K, 4) shares of the image; None without a box head.
+        seg_weights, box_weights: (K, n), how loud each candidate was.
+        seg_states: (K, D), what the mask decoder was prompted with, before its projection.
+        teacher_states: (Kt, D), the same for the plain-label queries of the similarity loss; None without any.
+        image_states: (R, N, D) last states at the image's positions.
+        text_logits: (M, vocabulary) at the M positions that predict an answer token, row by row; None without targets.
+    """
+
+    mask_logits: torch.Tensor | None = None
+    boxes_cxcywh: torch.Tensor | None = None
+    seg_weights: torch.Tensor | None = None
+    box_weights: torch.Tensor | None = None
+    seg_states: torch.Tensor | None = None
+    teacher_states: torch.Tensor | None = None
+    image_states: torch.Tensor | None = None
+    text_logits: torch.Tensor | None = None
+
+
+@dataclass
+class Seen:
+    """What K questions got.
+
+    Attributes:
+        mask_logits: (K, 1, H, W) on the batch's canonical grid, -inf where the model did not point at anything.
+        boxes_xyxy_norm: (K, 4) shares of the image, NaN where it did not; None without a box head.
+        presence_logit: (K,) of the first candidate against the best other word; at least 0 exactly where the model
+            pointed. None in `forced` mode, in which it has no choice.
+        ids: (K, L) the answer after the candidates; None where no words were asked for.
+    """
+
+    mask_logits: torch.Tensor
+    boxes_xyxy_norm: torch.Tensor | None
+    presence_logit: torch.Tensor | None
+    ids: torch.Tensor | None
+
+
+@dataclass
+class Pointed:
+    """What the heads make of K objects' candidates; names as in `MediSeeOutput`, `text_embeds` (K, 1, width)."""
+
+    seg_states: torch.Tensor
+    seg_weights: torch.Tensor
+    text_embeds: torch.Tensor
+    boxes_cxcywh: torch.Tensor | None
+    box_weights: torch.Tensor | None
+
+
+class Heads(nn.Module):
+    """From an object's candidate states to a prompt in words of SAM and a box (MediSee, equations 2 and 3).
+
+    Args:
+        width, prompt_width: of the states, and of the prompt.
+        candidates, gate, router_width, box_width, text_width, box_head: as of `MediSee`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        prompt_width: int,
+        *,
+        candidates: int,
+        gate: str,
+        router_width: int,
+        box_width: int,
+        text_width: int | None,
+        box_head: bool,
+    ):
+        super().__init__()
+        hidden = text_width or width
+        self.seg_router = CandidateRouter(width, candidates, hidden=router_width, gate=gate, pick=0)
+        self.project = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, prompt_width))
+        self.box_router = self.box_head = None
+        if box_head:
+            self.box_router = CandidateRouter(width, candidates, hidden=router_width, gate=gate, pick=candidates - 1)
+            self.box_head = BoxHead(width, hidden=box_width)
+
+    def forward(self, candidates_KND: torch.Tensor) -> Pointed:
+        seg_states, seg_weights = self.seg_router(candidates_KND)
+        boxes_cxcywh = box_weights = None
+        if self.box_head is not None and self.box_router is not None:
+            box_states, box_weights = self.box_router(candidates_KND)
+            boxes_cxcywh = self.box_head(box_states)
+        return Pointed(seg_states, seg_weights, self.project(seg_states)[:, None], boxes_cxcywh, box_weights)
+
+
+class MediSee(nn.Module):
+    """The network, and by its arguments the networks it is compared with (MediSee, tables 4 and 5).
+
+    Args:
+        encoder: image -> maps.
+        language: sequence -> hidden states and words; its vocabulary is extended by the candidates.
+        prompting: maps and prompts -> masks.
+        candidates: n; 1 is the [SEG] token of LISA (Lai et al. 2024).
+        gate: of both routers; `hard` gives the first candidate to the mask and the last one to the box.
+        router_width, box_width, text_width: hidden sizes of routers, box head and text projection.
+        box_head: False: no boxes at all.
+        box_prompt: whether the predicted box prompts the mask decoder. Its gradient then reaches the box head.
+
+    Attributes:
+        mode: how `ask` asks, one of `MODES`.
+    """
+
+    def __init__(
+        self,
+        encoder: SegmentationEncoder,
+        language: LanguageBackbone,
+        prompting: SamPrompting,
+        *,
+        candidates: int = 2,
+        gate: str = "sigmoid_l1",
+        router_width: int = 1024,
+        box_width: int = 512,
+        text_width: int | None = None,
+        box_head: bool = True,
+        box_prompt: bool = True,
+    ):
+        super().__init__()
+        assert box_head or not box_prompt, "a box prompt needs a box head"
+        self.encoder, self.language, self.prompting = encoder, language, prompting
+        self.candidate_ids = language.extend_vocab(candidates)
+        self.heads = Heads(
+            language.hidden_width,
+            prompting.width,
+            candidates=candidates,
+            gate=gate,
+            router_width=router_width,
+            box_width=box_width,
+            text_width=text_width,
+            box_head=box_head,
+        )
+        self.box_prompt = box_prompt
+        self.mode = "free"
+
+    def train(self, mode: bool = True) -> MediSee:
+        """As usual, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if mode:
+            rest_frozen(self)
+        return self
+
+    def encode_image(
+        self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]
+    ) -> tuple[EncodedImage, torch.Tensor]:
+        """Everything that depends on the image alone: maps, and image embeddings (B, N, D)."""
+        maps = self.encoder.encode(image_BCHW, canonical_hw_px)
+        seen = self.language.look(image_BCHW, canonical_hw_px)
+        if seen is not None:
+            return maps, seen
+        offsets = self.encoder.frame.patch_offsets(maps.features.shape[-1], canonical_hw_px).to(maps.features)
+        return maps, self.language.embed_image(torch.cat([maps.features, offsets], dim=1))
+
+    def forward(
+        self,
+        image_BCHW: torch.Tensor,
+        canonical_hw_px: Sequence[tuple[int, int]],
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *,
+        candidate_at: torch.Tensor,
+        obj_image: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        target_ids: torch.Tensor | None = None,
+        teacher_at: torch.Tensor | None = None,
+        teacher_image: torch.Tensor | None = None,
+        encoded: tuple[EncodedImage, torch.Tensor] | None = None,
+    ) -> MediSeeOutput:
+        """One pass over one packed sequence an image.
+
+        Args:
+            image_BCHW: canonical float32 images in [0, 1], padded at the bottom and right to a common size.
+            canonical_hw_px: rows and columns of each image without padding.
+            input_ids, position_ids, target_ids: (B, T), see `prsmed.text.packing`.
+            attention_mask: (B, 1, T, T) bool of packed sequences, or (B, T) of single ones.
+            candidate_at: (K, n) positions of the states that predict an object's candidates.
+            obj_image: (K,) the image, and so the sequence, of each object.
+            teacher_at, teacher_image: the same for plain-label queries, which give states only.
+            encoded: what `encode_image` gave for these images.
+        """
+        maps, image_embeds = encoded or self.encode_image(image_BCHW, canonical_hw_px)
+        hidden_BTD, _ = self.language(input_ids, image_embeds, attention_mask, position_ids)
+        text_logits = None
+        if target_ids is not None:
+            predicts = F.pad(target_ids[:, 1:] >= 0, (0, 1))
+            text_logits = self.language.logits(hidden_BTD[predicts])
+        output = self.point(
+            maps, hidden_BTD[obj_image[:, None], candidate_at], obj_image, canonical_hw_px, _hw_px(image_BCHW)
+        )
+        output.text_logits = text_logits
+        output.image_states = hidden_BTD[input_ids == IMAGE_ID].unflatten(0, (len(input_ids), -1))
+        if teacher_at is not None and teacher_image is not None:
+            output.teacher_states = self._fused(hidden_BTD[teacher_image[:, None], teacher_at])
+        return output
+
+    def point(
+        self,
+        maps: EncodedImage,
+        candidates_KND: torch.Tensor,
+        obj_image: torch.Tensor,
+        canonical_hw_px: Sequence[tuple[int, int]],
+        common_hw_px: tuple[int, int],
+    ) -> MediSeeOutput:
+        """From the candidates' states to boxes and masks, in float32 throughout.
+
+        A box in bf16 would be wrong by up to two of 1024 pixels.
+        """
+        with _full_precision(candidates_KND):
+            pointed, boxes_px = self.heads(candidates_KND.float()), None
+            if self.box_prompt:
+                sides_px = self.encoder.frame.content_xyxy_px(canonical_hw_px).to(candidates_KND.device)
+                boxes_px = cxcywh_to_xyxy(pointed.boxes_cxcywh) * sides_px[obj_image]
+            logits = maps.features.new_zeros(0, 1, *(4 * side for side in maps.features.shape[-2:]))
+            if len(obj_image):  # transformers' decoder cannot draw nothing
+                logits, _ = self.prompting(
+                    maps.features.float(), boxes_xyxy_px=boxes_px, text_embeds=pointed.text_embeds, obj_image=obj_image
+                )
+        hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
+        return MediSeeOutput(
+            mask_logits=self.encoder.frame.leave(logits, hw_px, common_hw_px),
+            boxes_cxcywh=pointed.boxes_cxcywh,
+            seg_weights=pointed.seg_weights,
+            box_weights=pointed.box_weights,
+            seg_states=pointed.seg_states,
+        )
+
+    def _fused(self, candidates_KND: torch.Tensor) -> torch.Tensor:
+        with _full_precision(candidates_KND):
+            return self.heads.seg_router(candidates_KND.float())[0]
+
+    @torch.no_grad()
+    def ask(
+        self,
+        image_BCHW: torch.Tensor,
+        canonical_hw_px: Sequence[tuple[int, int]],
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *,
+        obj_image: torch.Tensor,
+        end_id: int,
+        max_new_tokens: int,
+        encoded: tuple[EncodedImage, torch.Tensor] | None = None,
+    ) -> Seen:
+        """Answer K questions, one row each, by `mode`.
+
+        Args:
+            input_ids, attention_mask: (K, T) of questions without answers, padded on the right.
+            obj_image: (K,) which image each asks about.
+            max_new_tokens: of the words after the candidates; 0: no words.
+        """
+        maps, image_embeds = encoded or self.encode_image(image_BCHW, canonical_hw_px)
+        see = self._forced if self.mode == "forced" else self._free
+        states_KND, found_K, presence_logit, ids = see(
+            input_ids, image_embeds[obj_image], attention_mask, end_id, max_new_tokens
+        )
+        hw_px, objects = _hw_px(image_BCHW), len(input_ids)
+        mask_logits = torch.full((objects, 1, *hw_px), -torch.inf, device=input_ids.device)
+        boxes = torch.full((objects, 4), torch.nan, device=input_ids.device)
+        if found_K.any():
+            output = self.point(maps, states_KND[found_K], obj_image[found_K], canonical_hw_px, hw_px)
+            assert output.mask_logits is not None
+            mask_logits[found_K] = output.mask_logits
+            if output.boxes_cxcywh is not None:
+                boxes[found_K] = cxcywh_to_xyxy(output.boxes_cxcywh)
+        return Seen(mask_logits, boxes if self.heads.box_head is not None else None, presence_logit, ids)
+
+    def _forced(
+        self, input_ids: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor, end_id: int, max_new_tokens: int
+    ) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor | None]:
+        count = len(self.candidate_ids)
+        rows_K1 = torch.arange(len(input_ids), device=input_ids.device)[:, None]
+        # Each row's candidates follow its own end, so the sequence is exactly the one of training.
+        at_KN = mask.sum(dim=1, keepdim=True) + torch.arange(count, device=mask.device)
+        ids, mask = F.pad(input_ids, (0, count)), F.pad(mask, (0, count))
+        ids[rows_K1, at_KN] = torch.tensor(self.candidate_ids, device=ids.device)
+        mask[rows_K1, at_KN] = True
+        cache = new_cache() if max_new_tokens else None
+        hidden_KTD, cache = self.language(ids, embeds, mask, cache=cache)
+        words = None
+        if cache is not None:
+            last_KD = last_states(hidden_KTD, mask.bool())
+            words = self.language.generate(cache, last_KD, mask, max_new_tokens=max_new_tokens, end_id=end_id).ids
+        found_K = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+        return hidden_KTD[rows_K1, at_KN - 1], found_K, None, words
+
+    def _free(
+        self, input_ids: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor, end_id: int, max_new_tokens: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        count = len(self.candidate_ids)
+        hidden_KTD, cache = self.language(input_ids, embeds, mask, cache=new_cache())
+        assert cache is not None
+        last_KD = last_states(hidden_KTD, mask.bool())
+        said = self.language.generate(cache, last_KD, mask, max_new_tokens=count + max_new_tokens, end_id=end_id)
+        found_K = (said.ids[:, :count] == said.ids.new_tensor(self.candidate_ids)[: said.ids.shape[1]]).all(dim=1)
+        found_K &= said.ids.shape[1] >= count
+        states_KND = F.pad(said.hidden[:, :count], (0, 0, 0, max(0, count - said.hidden.shape[1])))
+        logits_KV = self.language.logits(said.hidden[:, 0]).float()
+        others_KV = logits_KV.index_fill(1, logits_KV.new_tensor(self.candidate_ids[:1]).long(), -torch.inf)
+        logit_K = logits_KV[:, self.candidate_ids[0]] - others_KV.amax(dim=1)
+        logit_K = torch.where(found_K, logit_K.clamp(min=0), logit_K.clamp(max=-1e-3))
+        return states_KND, found_K, logit_K, said.ids if max_new_tokens else None
+
+
+def _full_precision(tensor: torch.Tensor) -> AbstractContextManager:
+    """Autocast off; tensors of shapes alone know no autocast."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
+def _hw_px(image_BCHW: torch.Tensor) -> tuple[int, int]:
+    return image_BCHW.shape[-2], image_BCHW.shape[-1]

@@ -1,0 +1,45 @@
+"""A header that promises too much is refused before anything is unpacked."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prsmed.data.readers.extent import require_modest
+from prsmed.data.writers.nifti import write_nifti
+from prsmed.errors import DataError
+
+
+def test_a_modest_image_passes(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", np.zeros((4, 5, 6), np.uint8), np.eye(4))
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    for name in ("a.nii.gz", "a.png"):
+        require_modest(tmp_path / name, max_voxels=600)
+    with pytest.raises(DataError, match="promises 120 voxels, at most 119"):
+        require_modest(tmp_path / "a.nii.gz", max_voxels=119)
+    with pytest.raises(DataError, match="promises 600 voxels"):
+        require_modest(tmp_path / "a.png", max_voxels=599)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    """Fields as nifti1.h has them: 4000 voxels a side of uint8, 64 GB, in some kilobytes."""
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, 4000, 4000, 4000, 1, 1, 1, 1)
+    struct.pack_into("<2h", header, 70, 2, 8)
+    struct.pack_into("<f", header, 108, 352.0)
+    header[344:348] = b"n+1\0"
+    bomb = tmp_path / "a.nii.gz"
+    bomb.write_bytes(gzip.compress(bytes(header) + bytes(1_000_000)))
+    with pytest.raises(DataError, match="promises 64000000000 voxels"):
+        require_modest(bomb)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.png"])
+def test_rubbish_has_no_readable_header(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x80\x04." * 400)
+    with pytest.raises(DataError):
+        require_modest(tmp_path / name)

@@ -1,0 +1,44 @@
+"""A label map as NRRD lies on its image's grid."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from prsmed.data.readers import read_picture, read_volume
+from prsmed.data.writers.nrrd import write_label_nrrd
+from prsmed.data.writers.picture import write_picture
+from prsmed.types import SourceImage
+
+# flipped, turned by 30 degrees about the axis of the body, with three different spacings
+TURNED = np.array(
+    [
+        [-0.8 * np.cos(np.pi / 6), 1.5 * np.sin(np.pi / 6), 0, 11],
+        [-0.8 * np.sin(np.pi / 6), -1.5 * np.cos(np.pi / 6), 0, -7],
+        [0, 0, 3, 2],
+        [0, 0, 0, 1],
+    ]
+)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_volume_keeps_its_grid(tmp_path: Path, dtype: type) -> None:
+    label = np.zeros((5, 6, 7), dtype)
+    label[4, 0, 2] = 1
+    write_label_nrrd(tmp_path / "a.nrrd", label, SourceImage(label, TURNED))
+    read = read_volume(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(read.array, label)
+    assert read.array.dtype == dtype
+    np.testing.assert_allclose(read.affine_ijk_to_ras, TURNED, atol=1e-9)
+
+
+def test_a_picture_lies_where_itk_puts_its_png(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", np.zeros((4, 6), np.uint8))
+    label = np.zeros((4, 6), np.uint8)
+    label[3, 1] = 1
+    write_label_nrrd(tmp_path / "a.nrrd", label, read_picture(tmp_path / "a.png"))
+    picture, volume = SimpleITK.ReadImage(str(tmp_path / "a.png")), SimpleITK.ReadImage(str(tmp_path / "a.nrrd"))
+    point = picture.TransformIndexToPhysicalPoint((1, 3))
+    assert volume.TransformPhysicalPointToIndex((*point, 0.0)) == (1, 3, 0)
+    assert volume[1, 3, 0] == 1 and volume.GetSize() == (6, 4, 1)

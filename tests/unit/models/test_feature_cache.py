@@ -1,0 +1,82 @@
+"""Cached maps are the encoder's own, found again by content, and never another encoder's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from prsmed.errors import RequestError
+from prsmed.models.encoders import TinyViTEncoder
+from prsmed.models.feature_cache import FeatureCache
+
+SIZES = {"widths": (8, 16, 16, 16), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2), "windows": (4, 4, 4, 4)}
+HW_PX = [(32, 32), (24, 32)]
+
+
+def _encoder(folder: Path | None, *, seed: int = 0, skip_stages: tuple[int, ...] = (0,)) -> TinyViTEncoder:
+    torch.manual_seed(seed)
+    encoder = TinyViTEncoder(size_px=32, skip_stages=skip_stages, neck_channels=16, **SIZES)
+    encoder = encoder.requires_grad_(False).eval()
+    if folder is not None:
+        encoder.cache = FeatureCache(folder, encoder)
+    return encoder
+
+
+def _images() -> torch.Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.safetensors"))
+
+
+def test_maps_from_disk_are_the_encoders_to_half_precision(tmp_path):
+    encoder, plain = _encoder(tmp_path), _encoder(None)
+    first, again, own = (one.encode(_images(), HW_PX) for one in (encoder, encoder, plain))
+    assert len(_entries(tmp_path)) == 2
+    for cached, exact in zip([again.features, *again.skips], [own.features, *own.skips], strict=True):
+        torch.testing.assert_close(cached, exact, atol=2e-3, rtol=1e-3)  # float16 keeps three digits
+    assert torch.equal(first.features, again.features)
+
+
+def test_a_known_picture_is_not_encoded_again(tmp_path, monkeypatch):
+    encoder = _encoder(tmp_path)
+    encoder.encode(_images()[:1], HW_PX[:1])
+    seen = []
+    forward = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda frame: seen.append(len(frame)) or forward(frame))
+    encoder.encode(_images(), HW_PX)
+    encoder.encode(_images(), HW_PX)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"skip_stages": (0, 1)}])
+def test_another_encoder_finds_nothing(tmp_path, other):
+    _encoder(tmp_path).encode(_images(), HW_PX)
+    encoded = _encoder(tmp_path, **other).encode(_images(), HW_PX)
+    assert len(_entries(tmp_path)) == 4
+    assert len(encoded.skips) == len(other.get("skip_stages", (0,)))
+
+
+def test_a_damaged_entry_is_made_again(tmp_path):
+    encoder = _encoder(tmp_path)
+    whole = encoder.encode(_images(), HW_PX).features
+    for path in _entries(tmp_path):
+        path.write_bytes(path.read_bytes()[:40])
+    assert torch.equal(encoder.encode(_images(), HW_PX).features, whole)
+    assert torch.equal(encoder.encode(_images(), HW_PX).features, whole)
+
+
+def test_an_encoder_that_learns_cannot_be_cached(tmp_path):
+    encoder = _encoder(tmp_path)
+    encoder.net.neck.requires_grad_(True)
+    with pytest.raises(RequestError, match="being trained"):
+        encoder.encode(_images(), HW_PX)
+
+
+def test_mixed_precision_does_not_reach_the_cache(tmp_path):
+    """A picture first seen under autocast is kept as exactly as any other."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = _encoder(tmp_path).encode(_images(), HW_PX).features
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, _encoder(None).encode(_images(), HW_PX).features, atol=2e-3, rtol=1e-3)

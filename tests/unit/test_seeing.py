@@ -1,0 +1,156 @@
+"""Asking MediSee: a session's record, refusals, the batch of an evaluation, and its score."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bundle.scoring import ScoreHandler, prediction_of
+from prsmed.answers import answer_batch, detected_box
+from prsmed.data.preprocessing import Preprocessing
+from prsmed.errors import RequestError
+from prsmed.predictor import Predictor, shipped_model
+from prsmed.query_samples import query_items
+from prsmed.samples import add_text, collate, load_item
+from tests.unit.queries_set import write_query_set
+from tests.unit.small_medisee import small_medisee, small_text
+
+QUESTION = "Which organ makes bile?"
+
+
+@pytest.fixture(scope="module")
+def preprocessing(repository: Path) -> Preprocessing:
+    config = json.loads((repository / "configs" / "train.json").read_text(encoding="utf-8"))
+    return Preprocessing(config["preprocessing_steps"])
+
+
+@pytest.fixture
+def predictor(preprocessing: Preprocessing) -> Predictor:
+    info = {
+        "task": "medisee",
+        "preset": "miniature",
+        "name": "random",
+        "licence": "Apache-2.0",
+        "version": "0.0",
+        "weights": {"sha256": "0" * 64},
+        "zone_rule": "posmed",
+        "thresholds": {"mask": 0.5, "presence": 0.5},
+        "targets": {"liver": "organ", "inferior vena cava": "organ"},
+    }
+    return Predictor(small_medisee(), small_text(), preprocessing, info)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("seeing") / "slice.png"
+    Image.fromarray((np.random.default_rng(0).random((40, 64)) * 255).astype(np.uint8)).save(path)
+    return path
+
+
+def _says(predictor: Predictor, sentence: str, *, points: bool) -> None:
+    """Let the network say this, token by token; states and masks stay its own."""
+    text = predictor.text
+    encoded = text.encode(QUESTION, sentence, points=points)
+    script = encoded.target_ids[encoded.target_ids >= 0].tolist()
+    calls = {"n": 0}
+    original = type(predictor.network.language).logits
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        raw = original(predictor.network.language, hidden)
+        if calls["n"] < len(script):
+            raw[..., script[calls["n"]]] += 1e4
+        calls["n"] += 1
+        return raw
+
+    predictor.network.language.logits = logits  # type: ignore[method-assign]
+
+
+def test_an_answer_explains_points_and_is_named_by_its_sentence(predictor, picture):
+    sentence = "This is the liver: it lies beside the inferior vena cava."
+    _says(predictor, sentence, points=True)
+    answer = predictor.open(picture, modality="ct").ask(QUESTION)
+    thing = answer.objects[0]
+    assert answer.model_text == sentence and thing.present and thing.presence_prob >= 0.5
+    x0, y0, x1, y1 = thing.detected_box_xyxy_px
+    assert 0 <= x0 < x1 <= 64 and 0 <= y0 < y1 <= 40
+    assert "liver" in answer.rule_text and not answer.warnings[1:]
+    if thing.mask.any():
+        assert not answer.contradictions and answer.text == sentence
+
+
+def test_a_refusal_has_no_mask_and_no_box(predictor, picture):
+    _says(predictor, "There is no liver to be seen in this image.", points=False)
+    answer = predictor.open(picture, modality="ct").ask(QUESTION)
+    thing = answer.objects[0]
+    assert not thing.present and not thing.mask.any() and thing.presence_prob < 0.5
+    assert thing.box_xyxy_px is None and thing.detected_box_xyxy_px is None
+    assert answer.text == answer.model_text == "There is no liver to be seen in this image."
+    assert not answer.contradictions and json.loads(json.dumps(answer.to_json()))["objects"][0]["present"] is False
+
+
+def test_forced_always_points(predictor, picture):
+    _says(predictor, "no", points=False)
+    predictor.network.mode = "forced"
+    answer = predictor.open(picture, modality="ct").ask(QUESTION)
+    assert answer.objects[0].detected_box_xyxy_px is not None or not answer.objects[0].present
+
+
+def test_the_task_is_named_or_follows_from_the_model(predictor):
+    assert shipped_model(None) == "tiny" and shipped_model("medisee") == "medisee"
+    predictor.require_task(None)
+    predictor.require_task("medisee")
+    with pytest.raises(RequestError, match="trained for medisee, not for prs_med"):
+        predictor.require_task("prs_med")
+    with pytest.raises(RequestError, match="prs_med, medisee"):
+        shipped_model("unet")
+    with pytest.raises(RequestError, match="free, forced"):
+        Predictor.load("tiny", mode="eager")
+
+
+def test_pictures_of_a_batch_are_encoded_once_and_scored(predictor, preprocessing, tmp_path, monkeypatch):
+    manifest = write_query_set(tmp_path / "data")
+    items = query_items(manifest, "train", slices={"axis": "axial", "with_target": 1, "without_target": 0})
+    text, rng = predictor.text, np.random.default_rng(0)
+    samples = [
+        add_text(
+            {**load_item(manifest, item, preprocessing), "index": index},
+            bank=None,
+            text=text,
+            split="train",
+            answers=False,
+            zone_rule="posmed",
+            rng=rng,
+        )
+        for index, item in enumerate(items)
+    ]
+    batch = collate(samples, pad_id=text.pad_id)
+    seen = []
+    encode = predictor.network.encoder.encode
+    monkeypatch.setattr(
+        predictor.network.encoder, "encode", lambda image, hw: seen.append(len(image)) or encode(image, hw)
+    )
+    predictor.network.mode = "forced"
+    raw = answer_batch(predictor.network, batch, text, words=False)
+    assert seen == [2] and len(raw.mask_prob) == len(items) == 10
+    alone = collate([samples[4]], pad_id=text.pad_id)
+    single = answer_batch(predictor.network, alone, text, words=False)
+    height, width = samples[4]["image"].shape[1:]
+    torch.testing.assert_close(
+        raw.mask_prob[4, :, :height, :width], single.mask_prob[0, :, :height, :width], atol=1e-4, rtol=0
+    )
+    assert prediction_of(raw, batch, 4).box_xyxy_px == pytest.approx(
+        detected_box(single, 0, alone["geometry"][0].slice_hw_px), abs=0.05
+    )
+    raw.texts = ["This is the liver."] * len(items)
+    handler = ScoreHandler(items, manifest=manifest, thresholds={"mask": 0.5, "presence": 0.5}, zone_rule="posmed")
+    for row, _ in enumerate(items):
+        handler.scorer.add(row, prediction_of(raw, batch, row))
+    rows = {row.key: row for row in handler.scorer.rows()}
+    assert rows["case0/q2"].names_target is True and rows["case0/q5"].names_target is False
+    assert rows["case0/q2"].query_length == "long" and rows["case0/q2"].text_kind == "silent"
+    assert 0 <= rows["case0/q5"].decoder_box_iou <= 1
+    absent = rows["case1/q4"]
+    assert not absent.present and absent.names_target is None and absent.decoder_box_iou is None
