@@ -49,8 +49,8 @@ class TextEncoder:
     [BOS] before_image [image tokens] user_header question assistant_header ( candidates answer EOS )
 
     Candidate tokens (MediSee) are no words: their ids follow the tokenizer's own, so no text can spell them, and
-    decoded text does not show them. The chat pieces may hold the tokenizer's special tokens (ChatML, Mistral); questions and answers are plain text,
-    so that "<eos>" typed by a user is five characters and nothing else.
+    decoded text does not show them. The chat pieces may hold the tokenizer's special tokens (ChatML, Mistral);
+    questions and answers are plain text, so that "<eos>" typed by a user is five characters and nothing else.
     """
 
     def __init__(

@@ -16,11 +16,13 @@ OVERLAYS = {
     "evaluate_external.json": "evaluate.json",
     "evaluate_stored.json": "evaluate.json",
     "finetune.json": "train.json",
-    "finetune_similarity.json": "train.json",
+    "finetune_similarity.json": "task_medisee.json",
     "medisee_adapters.json": "train.json",
+    "medisee_llava_med_7b.json": "task_medisee.json",
     "multi_gpu_evaluate.json": "evaluate.json",
     "multi_gpu_train.json": "train.json",
     "preset_llava_med_7b.json": "train.json",
+    "preset_small.json": "train.json",
     "task_medisee.json": "train.json",
     "train_unet.json": "train.json",
 }
@@ -48,11 +50,12 @@ def references(content: Any) -> Iterator[str]:
 
 
 def unread_ids(configs: dict[str, dict[str, Any]], overlays: dict[str, str]) -> list[str]:
-    """Ids of values nobody reads, as `file: id`. A config reads its own values, and those of its overlays."""
+    """Ids of values nobody reads, as `file: id`. A config reads its own values, and those of all overlays on it."""
     unread = []
     for name, content in configs.items():
-        base = configs[overlays[name]] if name in overlays else {}
-        read = {*references(content), *references(base)} | MONAI_IDS | RUN_IDS
+        read, base = {*references(content)} | MONAI_IDS | RUN_IDS, name
+        while base := overlays.get(base):
+            read |= {*references(configs[base])}
         unread += [f"{name}: {item_id}" for item_id in _unread(content, "", read)]
     return unread
 

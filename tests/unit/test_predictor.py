@@ -83,7 +83,7 @@ def test_the_answers_record(answer, model):
     weights = json.loads((model / "model.json").read_text())["weights"]["sha256"]
     expected = {"name": "random", "version": "0.0", "weights_sha256": weights, "licence": "Apache-2.0"}
     assert record["model"] == expected
-    assert set(record["timings_s"]) == {"encode", "mask", "text"}
+    assert set(record["timings_s"]) == {"encode", "prefill", "mask", "text"}
 
 
 def test_the_text_that_is_shown_names_its_source(answer):

@@ -72,9 +72,10 @@ def manifest(tmp_path_factory):
 
 
 def _sample(mask, **facts):
-    facts = {"modality": "mri", "target": "lesion", "kind": "lesion", "laterality": "", "queries": [], **facts}
+    facts = {"modality": "mri", "target": "lesion", "kind": "lesion", "laterality": "", "queries": []} | facts
     label = torch.from_numpy(mask.astype(np.float32))[None]
-    return {"image": label.expand(3, -1, -1), "label": label, "geometry": None, "key": "k", "asked": None, **facts}
+    fixed = {"geometry": None, "key": "k", "picture": "p", "asked": None, "query": None}
+    return {"image": label.expand(3, -1, -1), "label": label, **fixed, **facts}
 
 
 def _text_of(sample, bank, text, *, split="train", answers=True, seed=0):
@@ -172,13 +173,13 @@ def test_a_negative_is_said_to_be_absent(bank, text):
 
 
 def test_own_questions_are_asked_beside_the_templates(bank, text):
-    sample = _sample(np.ones((40, 40), bool), queries=[Query("q1", ("t1",), "location", OWN_QUESTION)])
+    sample = _sample(np.ones((40, 40), bool), queries=[Query("q1", ("t1",), "position", OWN_QUESTION)])
     samples = [_text_of(sample, bank, text, seed=seed) for seed in range(60)]
     asked = [said["question"] for said in samples]
     assert 15 < asked.count(OWN_QUESTION) < 45
     assert len(set(asked)) > 10
     for said in samples:
-        assert said["query_kind"] == ("location" if said["question"] == OWN_QUESTION else "template")
+        assert said["query_kind"] == ("position" if said["question"] == OWN_QUESTION else "template")
 
 
 def test_random_draws_are_those_of_the_bank(bank, text):

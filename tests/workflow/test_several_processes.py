@@ -74,3 +74,14 @@ def evaluate_as_rank(rank: int, port: int, settings: dict) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     configs = ["configs/evaluate.json", "configs/multi_gpu_evaluate.json"]
     run_bundle(run_id="evaluating", config_file=configs, logging_file=False, **settings)
+
+
+def test_a_rank_that_fails_ends_the_run(trained: Trained, tmp_path: Path) -> None:
+    """The other rank is already waiting for it; nobody may wait for ever."""
+    settings = trained.settings(runs_dir=str(tmp_path / "runs"), run_name="broken", max_epochs=1)
+    del settings["device"]  # the overlay's
+    settings["learning_rate"] = "$1 / (1 - idist.get_rank())"
+    configs = ["configs/train.json", "configs/multi_gpu_train.json"]
+    process = run_process(*command_line([*TORCHRUN, "training", "--config_file", str(configs)], settings))
+    assert process.returncode != 0
+    assert "ZeroDivisionError" in process.stderr

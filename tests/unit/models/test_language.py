@@ -55,14 +55,14 @@ def test_new_words_keep_the_old_ones(backbone):
     images = torch.randn(2, 2, 16)
     with torch.no_grad():
         before = backbone.logits(backbone(IDS, images, MASK)[0])
-        backbone.extend_vocab(["<seg>", "<box>"])
+        assert backbone.extend_vocab(2) == [20, 21]
         after = backbone.logits(backbone(IDS, images, MASK)[0])
-    assert after.shape[-1] == 22 and backbone.model.config.vocab_size == 22
+    assert after.shape[-1] == 22 and backbone.model.config.vocab_size == 20
     torch.testing.assert_close(after[..., :20], before, atol=1e-6, rtol=0)
-    assert backbone.model.get_input_embeddings().weight.requires_grad
-    assert backbone.model.lm_head.weight is backbone.model.get_input_embeddings().weight
+    assert backbone.added_in.requires_grad and backbone.added_out is None, "tied tables have one row per new word"
     with torch.no_grad():
-        assert backbone(torch.tensor([[1, 21]]), None, torch.ones(1, 2))[0].shape == (1, 2, 16)
+        known, added = (backbone(torch.tensor([[1, word]]), None, torch.ones(1, 2))[0] for word in (19, 21))
+    assert added.shape == (1, 2, 16) and not torch.allclose(known[:, 1], added[:, 1], atol=1e-3)
 
 
 def test_generation_stops_at_the_end_and_fills_up(backbone):

@@ -292,7 +292,7 @@ def test_collated_samples_are_what_the_network_takes(network, text):
                 "modality": "mri",
                 "kind": "lesion",
                 "encoded": text.encode(QUESTIONS[index], ANSWERS[index]),
-                **dict.fromkeys(("geometry", "question", "answer", "key", "target"), ""),
+                **dict.fromkeys(("geometry", "question", "answer", "key", "picture", "target"), ""),
             }
         )
     batch = collate(samples, pad_id=text.pad_id)
