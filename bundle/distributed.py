@@ -74,7 +74,7 @@ def share(network: nn.Module, *, sharded: bool) -> nn.Module:
         return DistributedDataParallel(network, find_unused_parameters=True)
     plain = copy.deepcopy(network).cpu()
     mesh = init_device_mesh(next(network.parameters()).device.type, (dist.get_world_size(),))
-    for layer in network.language.model.model.layers:
+    for layer in network.language.model.model.layers:  # type: ignore[union-attr]
         fully_shard(layer, mesh=mesh)
     fully_shard(network, mesh=mesh)
     network.plain = [plain]  # type: ignore[assignment]  # in a list: its parameters are not the network's
@@ -87,7 +87,7 @@ def whole(network: nn.Module) -> nn.Module:
         return network.module
     if not isinstance(network, FSDPModule):
         return network
-    plain: nn.Module = network.plain[0]  # type: ignore[index, union-attr, assignment]
+    plain: nn.Module = network.plain[0]  # type: ignore[index, assignment]
     for copied, parameter in zip(plain.parameters(), network.parameters(), strict=True):
         copied.requires_grad_(parameter.requires_grad)
     learning = {name.rpartition(".")[0] for name, parameter in plain.named_parameters() if parameter.requires_grad}

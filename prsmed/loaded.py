@@ -84,7 +84,8 @@ class LoadedModel:
         datasets = self.info.get("datasets", [])
         if datasets and all(name.startswith("phantom") for name in datasets):
             found.append("this model was trained on generated phantoms only, never on images of patients")
-        return [*found, *self.info.get("cautions", {}).get(modality, [])]
+        stated = self.info.get("cautions", {})
+        return [*found, *stated.get("any", []), *stated.get(modality, [])]
 
     def questions(self, question: str, count: int) -> dict[str, torch.Tensor]:
         """One question, encoded for each of `count` images."""

@@ -23,7 +23,7 @@ def main(
     out: Annotated[Path, typer.Argument(help="The folder to ship.")],
     name: Annotated[str, typer.Option(help="What the model is called in answers.")],
     caution: Annotated[
-        list[str] | None, typer.Option(help="MODALITY=TEXT: shown with every answer on this modality; may be repeated.")
+        list[str] | None, typer.Option(help="MODALITY=TEXT (or any=TEXT): shown with its answers; may be repeated.")
     ] = None,
 ) -> None:
     """Write SOURCE to OUT as float16, under file names that do not change from version to version."""

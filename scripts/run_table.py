@@ -56,7 +56,7 @@ def frozen_language(settings: Overlay, parts: list[str]) -> Overlay:
 
 
 def words_only(settings: Overlay, parts: list[str]) -> Overlay:
-    """The language model (its adapters, where it has a base) learns from words alone: no mask is trained."""
+    """The language model (its adapters, where it has a base) learns from words alone: no mask is trained or shown."""
     weights = {name: weight if name == "ce" else 0.0 for name, weight in settings["loss_weights"].items()}
     return {
         "stages": _stages(settings, parts, lambda pattern: pattern.startswith("language.")),
@@ -134,6 +134,12 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - spread, mean + spread
 
 
+def cell(values: Sequence[float]) -> str:
+    """A mean and its interval as shown; of one seed it says so."""
+    mean, low, high = interval(values)
+    return f"{mean:.3f} (one seed)" if len(values) < 2 else f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
 def main(
     table: Annotated[str, typer.Argument(help=f"One of {', '.join(TABLES)}.")],
     out: Annotated[Path, typer.Option(help="Folder for overlays, runs and table.json.")],
@@ -164,7 +170,8 @@ def main(
     (out / "table.json").write_text(json.dumps({"preset": preset, "rows": results}, indent=1) + "\n", encoding="utf-8")
     shown = Table("row", *(f"{label} (95 % over seeds)" for label in METRICS))
     for title, values in results.items():
-        shown.add_row(title, *("{:.3f} [{:.3f}, {:.3f}]".format(*interval(values[label])) for label in METRICS))
+        masks = TABLES[table][title] is not words_only
+        shown.add_row(title, *(cell(values[label]) if masks or label == "zone accuracy" else "-" for label in METRICS))
     Console(width=140).print(shown)
 
 

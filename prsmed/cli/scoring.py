@@ -69,6 +69,8 @@ def evaluate(
         overrides |= {"answers_csv": str(answers), "masks_dir": str(masks) if masks else None, "system_name": name}
     if queries is not None:
         overrides["queries"] = queries
+    if not score_only:  # what is stored knows how it was asked
+        overrides["mode"] = mode
     if not gates:
         overrides["gates"] = None
     _run_config(
@@ -79,7 +81,6 @@ def evaluate(
         split=split,
         output_dir=str(out),
         protocol=protocol,
-        mode=mode,
         device=usable_device(device),
         **overrides,
     )

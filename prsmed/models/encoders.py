@@ -135,6 +135,15 @@ class LiteMedSAMEncoder(TinyViTEncoder):
     def preprocess(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
         return stretched(self.frame, image_BCHW, canonical_hw_px)
 
+    def forward(self, frame_BCHW: torch.Tensor) -> EncodedImage:
+        """Frame by frame where nothing is learned: the first stage takes half a gigabyte for each."""
+        if torch.is_grad_enabled() or len(frame_BCHW) == 1:
+            return super().forward(frame_BCHW)
+        singles = [super(LiteMedSAMEncoder, self).forward(frame_1CHW) for frame_1CHW in frame_BCHW.split(1)]
+        skips = zip(*(single.skips for single in singles), strict=True)
+        features = torch.cat([single.features for single in singles])
+        return EncodedImage(features, tuple(torch.cat(skip) for skip in skips), self.stride)
+
 
 class SamViTEncoder(SegmentationEncoder):
     """SAM's plain ViT (ViT-B by default) in a padded square frame, normalised with ImageNet's mean and deviation.

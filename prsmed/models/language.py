@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import Cache, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from prsmed.models.fusion import sincos_positions
 from prsmed.models.lora import add_lora
@@ -257,6 +258,7 @@ def pretrained_llama(
         folder: config.json and model.safetensors; nothing is fetched, nothing in it is executed.
         lora: arguments of `add_lora`; None: no adapters.
     """
+    transformers_logging.disable_progress_bar()  # a fraction of a second, in the middle of our own output
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
     model.requires_grad_(False)
     if lora is not None:

@@ -6,6 +6,7 @@ import pytest
 
 from scripts.run_table import (
     as_preset,
+    cell,
     frozen_encoder,
     frozen_language,
     interval,
@@ -52,3 +53,9 @@ def test_the_interval_is_student_t_over_seeds():
     assert mean == 2
     assert (high - 2, 2 - low) == pytest.approx((4.3027 / math.sqrt(3),) * 2, abs=1e-4)
     assert all(math.isnan(end) for end in interval([0.5])[1:])
+
+
+def test_one_seed_is_not_shown_as_an_interval():
+    """Square brackets would be read as markup and vanish."""
+    assert cell([0.5]) == "0.500 (one seed)"
+    assert cell([1.0, 2.0, 3.0]) == "2.000 (-0.484 to 4.484)"
