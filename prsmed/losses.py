@@ -192,7 +192,8 @@ def similarity_losses(maps_KN: torch.Tensor, teacher_KN: torch.Tensor) -> tuple[
 def jensen_shannon(log_p_KN: torch.Tensor, log_q_KN: torch.Tensor) -> torch.Tensor:
     """Of two log-distributions, (K,) from 0 to ln 2; in log space, so that a probability of 0 gives no NaN."""
     log_m_KN = torch.logaddexp(log_p_KN, log_q_KN) - math.log(2)
-    return 0.5 * sum((log_KN.exp() * (log_KN - log_m_KN)).sum(dim=1) for log_KN in (log_p_KN, log_q_KN))
+    from_p_K, from_q_K = ((log_KN.exp() * (log_KN - log_m_KN)).sum(dim=1) for log_KN in (log_p_KN, log_q_KN))
+    return 0.5 * (from_p_K + from_q_K)
 
 
 def mean_of_objects(loss_K: torch.Tensor, counts_K: torch.Tensor) -> torch.Tensor:

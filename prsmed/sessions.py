@@ -74,7 +74,7 @@ class Session:
         encoded = time.perf_counter()
         prefix_ids = model.text.prefix_ids[None].to(model.device)
         self._prefix = (
-            model.network.read_prefix(prefix_ids, self._encoded) if isinstance(model.network, PRSMed) else None
+            model.network.read_prefix(prefix_ids, self._encoded[1]) if isinstance(model.network, PRSMed) else None
         )
         self.timings_s = {"encode": encoded - started, "prefill": time.perf_counter() - encoded}
 

@@ -45,9 +45,10 @@ class BaseWeights:
 
 def set_base(network: nn.Module, identities: Sequence[Mapping[str, Any]], names: Iterable[str]) -> None:
     """Declare and freeze the tensors of a network that come from published weights."""
-    network.base = BaseWeights(identities, names)  # type: ignore[assignment]
+    base = BaseWeights(identities, names)
+    network.base = base  # type: ignore[assignment]
     for name, parameter in network.named_parameters():
-        if name in network.base.names:
+        if name in base.names:
             parameter.requires_grad_(False)
 
 

@@ -161,11 +161,11 @@ class CausalBackbone(LanguageBackbone):
 
     def merge(self, input_ids: torch.Tensor, image_embeds: torch.Tensor | None) -> torch.Tensor:
         """Input embeddings (K, T, D) with the image embeddings (K, N, D) where `IMAGE_ID` stands."""
-        is_image, table = input_ids == IMAGE_ID, self.model.get_input_embeddings()
-        is_added = input_ids >= table.num_embeddings
-        embeds_KTD = table(input_ids.masked_fill(is_image | is_added, 0))
+        is_image, known = input_ids == IMAGE_ID, self.model.config.vocab_size
+        is_added = input_ids >= known
+        embeds_KTD = self.model.get_input_embeddings()(input_ids.masked_fill(is_image | is_added, 0))
         if self.added_in is not None:
-            added = self.added_in[(input_ids - table.num_embeddings).clamp(min=0)]
+            added = self.added_in[(input_ids - known).clamp(min=0)]
             embeds_KTD = torch.where(is_added[..., None], added.to(embeds_KTD.dtype), embeds_KTD)
         if image_embeds is None:
             return embeds_KTD
@@ -210,6 +210,7 @@ class CausalBackbone(LanguageBackbone):
     def extend_vocab(self, count: int) -> list[int]:
         """The new rows are parameters of their own: the tables of the base can stay frozen, and out of a checkpoint."""
         table_VD, head_VD = self.model.get_input_embeddings().weight, self.model.lm_head.weight
+        assert isinstance(table_VD, torch.Tensor) and isinstance(head_VD, torch.Tensor)
         self.added_in = nn.Parameter(_like_rows_of(table_VD, count))
         self.added_out = None if head_VD is table_VD else nn.Parameter(_like_rows_of(head_VD, count))
         return list(range(len(table_VD), len(table_VD) + count))

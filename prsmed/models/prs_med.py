@@ -261,11 +261,9 @@ class PRSMed(nn.Module):
         )
 
     @torch.no_grad()
-    def read_prefix(
-        self, prefix_ids: torch.Tensor, encoded: tuple[EncodedImage, torch.Tensor, torch.Tensor | None]
-    ) -> ReadPrefix:
-        """Read the tokens (B, P) that stand before every question of these images, image tokens among them."""
-        hidden_BPD, cache = self.language(prefix_ids, encoded[1], torch.ones_like(prefix_ids), cache=new_cache())
+    def read_prefix(self, prefix_ids: torch.Tensor, image_embeds: torch.Tensor) -> ReadPrefix:
+        """Read the tokens (B, P) before every question of images, their embeddings (B, N, D) among them."""
+        hidden_BPD, cache = self.language(prefix_ids, image_embeds, torch.ones_like(prefix_ids), cache=new_cache())
         assert cache is not None
         return ReadPrefix(hidden_BPD, cache)
 
