@@ -16,7 +16,7 @@ _TINY: dict[str, Any] = {
     "tokenizer": "tiny",
     "image_px": 64,
     "encoder": {
-        "widths": (24, 48, 64, 96),
+        "widths": (16, 32, 64, 96),
         "depths": (1, 1, 2, 1),
         "heads": (1, 2, 2, 3),
         "windows": (7, 8, 8, 8),
