@@ -87,3 +87,22 @@ def _query(query_id: str, target_ids: list[str], kind: str, length: str, questio
 
 def _write(path: Path, pixels_HW: np.ndarray) -> None:
     Image.fromarray(pixels_HW).save(path)
+
+
+def write_shapes(folder: Path, *, count: int = 8, side: int = 64) -> Manifest:
+    """Pictures of one bright ellipse each, called liver, of another place and size in every one; all in train."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    rows_HW, columns_HW = np.mgrid[:side, :side]
+    for number in range(count):
+        radius_y, radius_x = rng.uniform(0.12, 0.28, 2) * side
+        y, x = (rng.uniform(radius, side - radius) for radius in (radius_y, radius_x))
+        mask = ((rows_HW - y) / radius_y) ** 2 + ((columns_HW - x) / radius_x) ** 2 < 1
+        _write(folder / f"image{number}.png", np.where(mask, 200, rng.integers(10, 60, mask.shape)).astype(np.uint8))
+        _write(folder / f"liver{number}.png", mask * np.uint8(255))
+        row = _row(number, "train", [_target("t1", "liver", f"liver{number}.png")], has_spleen=False)
+        rows.append({**row, "queries": row["queries"][:1]})
+    (folder / "roots.json").write_text('{"here": "."}')
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_manifest(folder)
