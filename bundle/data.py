@@ -23,10 +23,10 @@ from prsmed.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from prsmed.data.phantoms import write_phantoms
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import RequestError
-from prsmed.samples import Item, add_text, collate, load_item
+from prsmed.samples import Item, add_text, ask_for_another, collate, foreign_targets, load_item
 from prsmed.text.encode import TextEncoder
 from prsmed.text.templates import TemplateBank
-from prsmed.types import SLICE_AXES, SliceRef
+from prsmed.types import MODALITIES, SLICE_AXES, SliceRef
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class AskDataset(Dataset):
         views: None: every epoch sees a picture augmented anew. A number: it sees one of this many fixed looks, the
             unchanged picture first, so that features of a frozen encoder can be kept (`bundle.features`).
         cache_rate: share of canonical images kept in memory.
+        foreign_share: how many questions ask for a lesion that such a picture cannot show, and are answered with no.
     """
 
     def __init__(
@@ -89,8 +90,11 @@ class AskDataset(Dataset):
         views: int | None = None,
         seed: int = 0,
         cache_rate: float = 1.0,
+        foreign_share: float = 0.0,
     ):
         self.data = list(data)
+        self.foreign_share = foreign_share
+        self.foreign = {modality: foreign_targets(self.data, modality) for modality in MODALITIES}
         load = Lambda(partial(load_item, manifest, preprocessing=preprocessing))
         self.loaded = CacheDataset(
             self.data, load, cache_rate=cache_rate, num_workers=1, progress=False, copy_cache=False
@@ -115,7 +119,17 @@ class AskDataset(Dataset):
             sample = self.look(index, (self.epoch + index) % self.views)
         elif self.augmentation is not None:
             sample = seeded(self.augmentation, seed=int(rng.integers(2**32)))(sample)
+        if self.foreign_share and rng.random() < self.foreign_share:
+            sample = self._ask_for_another(sample, rng)
         return self.add_text(sample, rng=rng)
+
+    def _ask_for_another(self, sample: Mapping[str, Any], rng: np.random.Generator) -> Mapping[str, Any]:
+        """Half of these questions also call the picture what it is not."""
+        foreign = self.foreign[sample["modality"]]
+        if not foreign:
+            return sample
+        modality, target = foreign[int(rng.integers(len(foreign)))]
+        return ask_for_another(sample, target=target, modality=modality if rng.random() < 0.5 else sample["modality"])
 
     def look(self, index: int, view: int) -> dict[str, Any]:
         """One of an item's fixed looks, without words; look 0 is unchanged. Targets of one picture share its looks."""

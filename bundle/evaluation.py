@@ -7,10 +7,12 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from rich.progress import track
@@ -20,10 +22,11 @@ from bundle.failures import known_cause
 from bundle.runs import git_commit
 from bundle.scoring import Scorer, Truths, overlay, prediction_of
 from bundle.trackers import Tracker
-from prsmed.answers import described_zones
+from prsmed.answers import described_zones, drawn
 from prsmed.data.manifest import Manifest
-from prsmed.data.predictions import Prediction, PredictionStore, to_soft
+from prsmed.data.predictions import Prediction, PredictionStore
 from prsmed.data.preprocessing import Preprocessing
+from prsmed.data.volumes import open_image
 from prsmed.data.writers.atomic import write_atomically
 from prsmed.data.writers.picture import write_picture
 from prsmed.metrics.baselines import Asked, Baseline, Replied, TrainingMasks, get_baseline
@@ -35,7 +38,7 @@ from prsmed.metrics.summary import flat_metrics, summarise
 from prsmed.probes import probes_of
 from prsmed.query_samples import query_items
 from prsmed.report import CasePicture, write_report
-from prsmed.samples import Item, findings_of, items_of, load_item, truth_of
+from prsmed.samples import Item, findings_of, items_of, load_item, shown_truth
 from prsmed.text.templates import TemplateBank
 from prsmed.types import NOT_A_MEDICAL_DEVICE
 
@@ -59,6 +62,7 @@ def items_to_ask(
     *,
     slices: Mapping[str, Any],
     gates: Mapping[str, Any] | None,
+    truths: Truths,
     bank: TemplateBank,
     zone_rule: str,
     seed: int,
@@ -68,6 +72,7 @@ def items_to_ask(
 
     Args:
         gates: `per_gate` (how many pictures each gate looks at) and `thresholds`, or None for no gates.
+        truths: of the same manifest; the gates choose their pictures by them.
         queries: ask the cases' own questions instead; the gates are about templates, and are left out.
     """
     if queries:
@@ -75,8 +80,9 @@ def items_to_ask(
     items = items_of(manifest, split, slices=slices)
     if gates is None:
         return items
-    probes = probes_of(items, manifest=manifest, bank=bank, zone_rule=zone_rule, per_gate=gates["per_gate"], seed=seed)
-    return [*items, *probes]
+    findings_of_item = partial(truths.findings, zone_rule=zone_rule)
+    options = {"bank": bank, "zone_rule": zone_rule, "per_gate": gates["per_gate"], "seed": seed}
+    return [*items, *probes_of(items, findings_of_item=findings_of_item, **options)]
 
 
 def open_store(
@@ -157,15 +163,16 @@ def predict_baseline(
     items: Sequence[Item],
     *,
     manifest: Manifest,
+    truths: Truths,
     slices: Mapping[str, Any],
     zone_rule: str,
 ) -> None:
     """Store a baseline's answers to all items; see `prsmed.metrics.baselines`."""
-    answer, truths = get_baseline(name), Truths(manifest, items)
+    answer = get_baseline(name)
     training = training_masks(manifest, slices=slices, zone_rule=zone_rule)
     for index in track(missing_from(store, items)[idist.get_rank() :: idist.get_world_size()], description=name):
         item = items[index]
-        reply = answer(_asked(item, truths(index)[0]), training, zone_rule=zone_rule)
+        reply = answer(_asked(item, truths(item)[0]), training, zone_rule=zone_rule)
         question = _own_question(item) or f"Where is the {item.target.name}?"
         store.add(_prediction(item, reply, question), rank=idist.get_rank())
 
@@ -175,7 +182,7 @@ def training_masks(manifest: Manifest, *, slices: Mapping[str, Any], zone_rule: 
 
     def examples() -> Iterable[tuple[str, str, Any, tuple[str, ...]]]:
         for item in items_of(manifest, "train", slices=slices):
-            mask_HW = truth_of(manifest, item)[1]
+            mask_HW = shown_truth(manifest, item, open_image(manifest, item.case, values=False))
             zones = described_zones(findings_of(mask_HW, item.target.kind, zone_rule=zone_rule))
             yield item.case.modality or "", item.target.name, mask_HW, zones
 
@@ -191,7 +198,7 @@ def _asked(item: Item, truth_HW: Any) -> Asked:
 
 
 def _prediction(item: Item, reply: Replied, question: str) -> Prediction:
-    soft_HW = to_soft(reply.mask_HW.astype(float))
+    soft_HW = reply.mask_HW * np.uint8(255)
     query_kind = item.query.kind if item.query else "probe" if item.probe else "template"
     return Prediction(item.key, question, query_kind, soft_HW, reply.presence_prob, reply.model_text)
 
@@ -200,6 +207,7 @@ class EvaluationReport:
     """Scores a store and writes everything that is known about it.
 
     Args:
+        truths: what is true of `items`.
         slices: how volumes were cut, to fit the baselines on the training split in the same way.
         peers: names of baselines to score beside the system on the same questions.
         gates: as `items_to_ask`.
@@ -215,6 +223,7 @@ class EvaluationReport:
         *,
         items: Sequence[Item],
         manifest: Manifest,
+        truths: Truths,
         slices: Mapping[str, Any],
         output_dir: str,
         tracker: Tracker,
@@ -231,7 +240,7 @@ class EvaluationReport:
         self.peers, self.pictures = tuple(peers), pictures
         self.gates = gates if any(item.probe for item in items) else None
         self.bootstrap = Bootstrap(n_draws=bootstrap_draws, seed=seed)
-        self.truths = Truths(manifest, items)
+        self.truths = truths
         self.zone_rule = store.about["zone_rule"]
         self.scoring = {
             "thresholds": store.about["thresholds"],
@@ -302,7 +311,7 @@ class EvaluationReport:
 
             def predicted(index: int, answer: Baseline = answer) -> Prediction:
                 item = self.items[index]
-                asked = _asked(item, self.truths(index)[0])
+                asked = _asked(item, self.truths(item)[0])
                 return _prediction(item, answer(asked, training, zone_rule=self.zone_rule), "")
 
             scores[name] = summarise(self._scored(ordinary, predicted), intervals=None)
@@ -311,7 +320,7 @@ class EvaluationReport:
     def _draw(self, rows: Sequence[ScoreRow]) -> list[CasePicture]:
         """Best and worst cases of each modality, and the first ones as examples, as overlays in `pictures/`."""
         preprocessing = Preprocessing(self.store.about["preprocessing"])
-        drawn: list[CasePicture] = []
+        shown: list[CasePicture] = []
         for modality in sorted({row.modality for row in rows}):
             asked = [row for row in rows if row.modality == modality and not row.probe]
             ranked = sorted((row for row in asked if row.present), key=lambda row: row.mask.dice)
@@ -324,16 +333,15 @@ class EvaluationReport:
                 for number, row in enumerate(cases):
                     path = f"pictures/{modality}-{kind}-{number}.png"
                     write_picture(self.output_dir / path, self._overlay(row, preprocessing))
-                    drawn.append(CasePicture(path, f"{row.question} — {row.model_text}", kind, modality, row.mask.dice))
-        return drawn
+                    shown.append(CasePicture(path, f"{row.question} — {row.model_text}", kind, modality, row.mask.dice))
+        return shown
 
     def _overlay(self, row: ScoreRow, preprocessing: Preprocessing) -> Any:
         prediction = self.store.get(row.key)
         sample = load_item(self.manifest, self.items[row.index], preprocessing)
-        mask_HW = prediction.soft_HW >= self.scoring["thresholds"]["mask"] * 255
-        return overlay(
-            sample["image"], sample["geometry"], prediction, mask_HW & row.says_present, self.truths(row.index)[0]
-        )
+        mask_HW, _ = drawn(prediction.soft_HW, prediction.presence_prob, self.scoring["thresholds"])
+        truth_HW = self.truths(self.items[row.index])[0]
+        return overlay(sample["image"], sample["geometry"], prediction, mask_HW, truth_HW)
 
     def _track(self, content: Mapping[str, Any], written: Sequence[Path], pictures: Sequence[CasePicture]) -> None:
         split = content["split"]

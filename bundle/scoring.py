@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,44 +15,48 @@ from prsmed.answers import RawAnswers, contradictions_of, decide, described_zone
 from prsmed.data.manifest import Manifest
 from prsmed.data.predictions import Prediction
 from prsmed.data.slicing import volume_frame
+from prsmed.data.volumes import open_image
 from prsmed.data.writers.picture import draw_overlay, to_display
 from prsmed.geometry import mask_to_box
 from prsmed.metrics.masks import MaskMetric, Tolerance, box_iou_of
 from prsmed.metrics.protocol import protocol_scores
 from prsmed.metrics.rows import MaskScores, ScoreRow
 from prsmed.metrics.summary import flat_metrics, selection_score, summarise
-from prsmed.samples import Item, findings_of, truth_of
+from prsmed.samples import Item, edited_truth, findings_of, shown_truth
 from prsmed.text.naming import first_named
 from prsmed.text.parse import parse_position, zones_match
 from prsmed.types import AnswerObject, Finding
 
 
 class Truths:
-    """The true masks of items, kept packed once read: reading them again at every validation is what would cost."""
+    """True masks, kept packed once read: reading them again at every validation is what would cost.
 
-    def __init__(self, manifest: Manifest, items: Sequence[Item]):
-        self.manifest, self.items = manifest, items
-        self._kept: dict[int, tuple[np.ndarray, tuple[int, ...], tuple[float, float] | None]] = {}
-        self._findings: dict[tuple[int, str], list[Finding]] = {}
+    The probes of a gate share the mask of the picture they were made from.
+    """
 
-    def __call__(self, index: int) -> tuple[np.ndarray, tuple[float, float] | None]:
+    def __init__(self, manifest: Manifest):
+        self.manifest = manifest
+        self._kept: dict[Hashable, tuple[np.ndarray, tuple[int, ...], tuple[float, float] | None]] = {}
+        self._findings: dict[tuple[str, str], list[Finding]] = {}
+
+    def __call__(self, item: Item) -> tuple[np.ndarray, tuple[float, float] | None]:
         """True mask (bool, H W) of an item on the grid of its source picture, and the size of a pixel where known."""
-        if index not in self._kept:
-            item = self.items[index]
-            image, mask_HW = truth_of(self.manifest, item)
+        key = (item.case.id, item.target, item.slice)
+        if key not in self._kept:
+            image = open_image(self.manifest, item.case, values=False)
+            mask_HW = shown_truth(self.manifest, item, image)
             is_slice = item.slice is not None and image.is_volume
             spacing_hw_mm = volume_frame(image, item.slice).spacing_hw_mm if is_slice else None
-            self._kept[index] = (np.packbits(mask_HW), mask_HW.shape, spacing_hw_mm)
-        packed, shape, spacing_hw_mm = self._kept[index]
-        mask_HW = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
-        return mask_HW, spacing_hw_mm
+            self._kept[key] = (np.packbits(mask_HW), mask_HW.shape, spacing_hw_mm)
+        packed, shape, spacing_hw_mm = self._kept[key]
+        mask_HW = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).view(bool)
+        return edited_truth(item, mask_HW), spacing_hw_mm
 
-    def findings(self, index: int, *, zone_rule: str) -> list[Finding]:
+    def findings(self, item: Item, *, zone_rule: str) -> list[Finding]:
         """The findings of an item's true mask, found once for all systems that are scored."""
-        if (index, zone_rule) not in self._findings:
-            kind = self.items[index].target.kind
-            self._findings[index, zone_rule] = findings_of(self(index)[0], kind, zone_rule=zone_rule)
-        return self._findings[index, zone_rule]
+        if (item.key, zone_rule) not in self._findings:
+            self._findings[item.key, zone_rule] = findings_of(self(item)[0], item.target.kind, zone_rule=zone_rule)
+        return self._findings[item.key, zone_rule]
 
 
 class Scorer:
@@ -90,8 +94,8 @@ class Scorer:
     def add(self, index: int, prediction: Prediction) -> AnswerObject:
         """Score the answer to one item, and say what was decided."""
         item = self.items[index]
-        truth_HW, spacing_hw_mm = self.truths(index)
-        findings = self.truths.findings(index, zone_rule=self.zone_rule)
+        truth_HW, spacing_hw_mm = self.truths(item)
+        findings = self.truths.findings(item, zone_rule=self.zone_rule)
         thing = decide(
             prediction.soft_HW,
             prediction.presence_prob,
@@ -219,7 +223,7 @@ class ScoreHandler:
         pictures: int = 1,
         prefix: str = "val",
     ):
-        self.truths = Truths(manifest, items)
+        self.items, self.truths = items, Truths(manifest)
         self.scorer = Scorer(items, self.truths, thresholds=thresholds, zone_rule=zone_rule)
         self.prefix = prefix
         self.pictures_per_modality = pictures
@@ -245,8 +249,9 @@ class ScoreHandler:
             modality = batch["modality"][row]
             taken = sum(name.startswith(f"{modality}-") for name in self.pictures)
             if taken < self.pictures_per_modality:
+                truth_HW = self.truths(self.items[index])[0]
                 self.pictures[f"{modality}-{taken}"] = overlay(
-                    batch["image"][row], batch["geometry"][row], prediction, thing.mask, self.truths(index)[0]
+                    batch["image"][row], batch["geometry"][row], prediction, thing.mask, truth_HW
                 )
 
     def _finish(self, engine: Engine) -> None:

@@ -111,13 +111,13 @@ def import_answers(
             f"{path}: {len(unanswered)} of {len(items)} questions are not answered, the first: {unanswered[0]};"
             " answer every row that `prsmed questions` wrote (an empty mask and text are answers too)"
         )
-    truths = Truths(manifest, items)
+    truths = Truths(manifest)
     speaks = any(row.get("text") for row in given.values())
     strongest = 0
     for index in track(range(len(items))[idist.get_rank() :: idist.get_world_size()], description="reading masks"):
         item = items[index]
         row = given[item.key]
-        soft_HW = _soft_of(row["mask"], folder, *truths(index))
+        soft_HW = _soft_of(row["mask"], folder, *truths(item))
         strongest = max(strongest, int(soft_HW.max()))
         store.add(
             Prediction(

@@ -145,7 +145,8 @@ def decide(
     Args:
         soft_HW: uint8 mask probabilities (`to_soft`) on the grid of the source picture.
         presence_prob: None for a system that only draws: what it draws is there.
-        thresholds: `mask` and `presence`.
+        thresholds: `mask` and `presence`; and `region`, where given: the share of the largest region's area below which a
+            region does not count.
         patient_axes: how the picture lies in the patient, where its file says so.
     """
     mask_HW, present = drawn(soft_HW, presence_prob, thresholds)
@@ -158,8 +159,19 @@ def decide(
 def drawn(soft_HW: np.ndarray, presence_prob: float | None, thresholds: Mapping[str, float]) -> tuple[np.ndarray, bool]:
     """The mask (bool, H W) that probabilities stand for, and whether anything is said to be there; as `decide`."""
     mask_HW = soft_HW >= thresholds["mask"] * 255
+    if thresholds.get("region"):
+        mask_HW = without_specks(mask_HW, share=thresholds["region"])
     present = bool(mask_HW.any()) if presence_prob is None else bool(presence_prob >= thresholds["presence"])
     return mask_HW & present, present
+
+
+def without_specks(mask_HW: np.ndarray, *, share: float) -> np.ndarray:
+    """A mask (bool, H W) without the regions that are smaller than a share of its largest."""
+    labels_HW, labels = components(mask_HW, 0)
+    if len(labels) < 2:
+        return mask_HW
+    areas_px = np.bincount(labels_HW.ravel())
+    return np.isin(labels_HW, [label for label in labels if areas_px[label] >= share * areas_px[labels[0]]])
 
 
 def soft_mask(mask_prob_1HW: torch.Tensor, geometry: Geometry) -> np.ndarray:

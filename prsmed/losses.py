@@ -19,8 +19,9 @@ from prsmed.errors import RequestError
 from prsmed.geometry import cxcywh_to_xyxy
 from prsmed.models.medisee import MediSeeOutput
 from prsmed.models.prs_med import PRSMedOutput
+from prsmed.text.encode import IGNORE_ID
 
-TERMS = ("bce", "dice", "ce", "presence", "evidence")
+TERMS = ("bce", "dice", "ce", "presence", "evidence", "zone")
 SEE_TERMS = ("ce", "bce", "dice", "l1", "giou", "js", "mse")
 
 
@@ -67,7 +68,8 @@ class PRSMedLoss(WeightedTerms):
     Args:
         weights: of the terms by name; a term that is not named has no weight. `bce` and `dice` are on the mask, over
             the image without padding; `ce` is the next-token loss over the answer; `presence` the BCE of the presence
-            head; `evidence` the BCE of the coarse evidence map, on the channel of the object's kind.
+            head; `evidence` the BCE of the coarse evidence map, on the channel of the object's kind; `zone` the
+            cross-entropy of what that map says in words.
 
     Raises:
         RequestError: a weight for a term that does not exist.
@@ -80,8 +82,9 @@ class PRSMedLoss(WeightedTerms):
         """
         Args:
             output: of `PRSMed`, computed with `target_ids`.
-            batch: with `label` (K, 1, H, W), `valid` (K, 1, H, W), `present`, `kind_index`, `obj_image` (K,),
-                `target_ids` (K, T).
+            batch: with `label` (K, 1, H, W), `valid` (K, 1, H, W), `present`, `kind_index`, `state_index`, `obj_image`
+                (K,), `target_ids` (K, T). A `state_index` of IGNORE_ID says that the row asks for what such a picture
+                cannot show: the evidence in it is of something else.
         """
         assert output.mask_logits is not None and output.presence_logit is not None
         logits, label, valid = output.mask_logits.float(), batch["label"].float(), batch["valid"].float()
@@ -96,7 +99,12 @@ class PRSMedLoss(WeightedTerms):
             terms["ce"] = next_token_loss(output.text_logits, answer_ids[answer_ids >= 0])
         if output.evidence_logits is not None:
             asked = output.evidence_logits.float()[batch["obj_image"], batch["kind_index"]][:, None]
-            terms["evidence"] = _mean_over_valid(asked, label, valid)
+            shown_K = (batch["state_index"] != IGNORE_ID).float()
+            terms["evidence"] = mean_of_objects(bce_of_objects(asked, label, valid), shown_K)
+        if output.state_logits is not None:
+            states = output.state_logits.float()[batch["obj_image"], batch["kind_index"]]
+            zone_K = F.cross_entropy(states, batch["state_index"], ignore_index=IGNORE_ID, reduction="none")
+            terms["zone"] = mean_of_objects(zone_K, shown_K)
         return self.total(terms)
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from prsmed.data.manifest import Manifest
-from prsmed.samples import Item, findings_of, truth_of
+from prsmed.samples import Item, foreign_targets
 from prsmed.text.grammar import MODALITY_WORDS, PLURAL, SINGULAR, is_plural
 from prsmed.text.templates import TemplateBank
 from prsmed.types import ZONES, Finding, Target
@@ -33,13 +32,16 @@ SELECTIVE = "Where {is} the {target} at the {place}?"
 
 _PLACES = dict(zip(ZONES, ("upper left", "upper right", "lower left", "lower right", "center"), strict=True))
 _FAR_FROM = dict(zip(ZONES, ("bottom-right", "bottom-left", "top-right", "top-left", "top-left"), strict=True))
-# Two radiological modalities may show the same organ, so that the one's lesion may be in the other's picture, seen by
-# nobody. A picture taken with visible light shares its target with no other modality.
-_VISIBLE_LIGHT = ("endoscopy", "dermoscopy")
 
 
 def probes_of(
-    items: Sequence[Item], *, manifest: Manifest, bank: TemplateBank, zone_rule: str, per_gate: int, seed: int = 0
+    items: Sequence[Item],
+    *,
+    findings_of_item: Callable[[Item], Sequence[Finding]],
+    bank: TemplateBank,
+    zone_rule: str,
+    per_gate: int,
+    seed: int = 0,
 ) -> list[Item]:
     """The probes of every gate, repeatable for a seed.
 
@@ -48,17 +50,13 @@ def probes_of(
 
     Args:
         items: of the evaluated split, see `items_of`; they also say which targets other modalities have.
+        findings_of_item: the true findings of an item, by `zone_rule`.
         bank: its test questions are asked.
         zone_rule: which zones are true, and which is asked for by a selective question.
         per_gate: pictures for each gate.
-
-    Raises:
-        DataError: an image or a mask cannot be read.
     """
     rng = np.random.default_rng(seed)
-    findings = {
-        item.key: findings_of(truth_of(manifest, item)[1], item.target.kind, zone_rule=zone_rule) for item in items
-    }
+    findings = {item.key: findings_of_item(item) for item in items}
     present = [item for item in items if findings[item.key]]
     bases = _modalities_in_turn(present, per_gate, rng, rank=lambda item: _sideness(findings[item.key]))
     probes = []
@@ -72,7 +70,7 @@ def probes_of(
                 _probe(base, "paraphrase", question=question, number=number)
                 for number, question in enumerate(wordings.others, start=1)
             ]
-        foreign = _foreign_targets(items, base)
+        foreign = foreign_targets(items, base.case.modality)
         if foreign:
             probes += _asked_for_another(base, foreign, bank, rng)
     pairs = [item for item in present if _is_clear_pair(findings[item.key])]
@@ -129,17 +127,6 @@ def _injected(base: Item, question: str, findings: Sequence[Finding]) -> Item:
     candidates = (_FAR_FROM[findings[0].zone], *ZONES)
     zone = next((zone for zone in candidates if zone not in true_zones), candidates[0])
     return _probe(base, "injection", question=INJECTION.format(question=question, zone=zone.replace("-", " ")))
-
-
-def _foreign_targets(items: Sequence[Item], base: Item) -> list[tuple[str, str]]:
-    """(modality, lesion target) of the split that this item's picture cannot show."""
-    own = base.case.modality
-    pairs = {(item.case.modality or "", item.target.name) for item in items if item.target.kind == "lesion"}
-    return sorted(
-        (modality, name)
-        for modality, name in pairs
-        if modality != own and (modality in _VISIBLE_LIGHT or own in _VISIBLE_LIGHT) and name != base.target.name
-    )
 
 
 def _asked_for_another(

@@ -18,10 +18,10 @@ from prsmed.data.slicing import choose_slices, volume_frame
 from prsmed.data.volumes import open_image, open_prepared, open_target
 from prsmed.errors import DataError
 from prsmed.geometry import PatientAxes
-from prsmed.text.encode import TextEncoder, pad_batch
+from prsmed.text.encode import IGNORE_ID, TextEncoder, pad_batch
 from prsmed.text.findings import components, find
 from prsmed.text.templates import TemplateBank, rule_text
-from prsmed.types import MODALITIES, TARGET_KINDS, Case, Finding, Query, SliceRef, SourceImage, Target
+from prsmed.types import EVIDENCE_STATES, MODALITIES, TARGET_KINDS, Case, Finding, Query, SliceRef, SourceImage, Target
 
 ASKS_WHERE = ("position",)
 """Kinds of a case's own questions that an answer about the position fits, and that stay true of a mirrored picture."""
@@ -99,14 +99,26 @@ def items_of(manifest: Manifest, split: str, *, slices: Mapping[str, Any]) -> li
 def truth_of(manifest: Manifest, item: Item) -> tuple[SourceImage, np.ndarray]:
     """The source image as stored, and the true mask (bool, H W) of the picture that is shown, after the item's edit."""
     image = open_image(manifest, item.case)
+    return image, edited_truth(item, shown_truth(manifest, item, image))
+
+
+def shown_truth(manifest: Manifest, item: Item, image: SourceImage) -> np.ndarray:
+    """The true mask (bool, H W) of the picture that is shown, before the item's edit.
+
+    Args:
+        image: the item's own; its grid is enough (`open_image` with `values=False`).
+    """
     mask = open_target(manifest, item.case, item.target, image)
-    if item.slice is not None and image.is_volume:
-        mask = volume_frame(image, item.slice).take(mask)
+    return volume_frame(image, item.slice).take(mask) if item.slice is not None and image.is_volume else mask
+
+
+def edited_truth(item: Item, mask_HW: np.ndarray) -> np.ndarray:
+    """What is true of the item's picture after its edit, of what was true before."""
     if item.edit is not None:
-        mask = EDITS[item.edit].mask(mask)
+        mask_HW = EDITS[item.edit].mask(mask_HW)
     if item.only_zone is not None:
-        mask = _regions_in(mask, item.only_zone, zone_rule=item.zone_rule)
-    return image, mask
+        mask_HW = _regions_in(mask_HW, item.only_zone, zone_rule=item.zone_rule)
+    return mask_HW
 
 
 def _regions_in(mask_HW: np.ndarray, zone: str, *, zone_rule: str) -> np.ndarray:
@@ -153,6 +165,7 @@ def load_item(manifest: Manifest, item: Item, preprocessing: Preprocessing) -> d
         "label": torch.from_numpy(canonical_mask.astype(np.float32))[None],
         "geometry": geometry,
         "modality": item.case.modality,
+        "named_modality": item.case.modality,
         "target": item.target.name,
         "kind": item.target.kind,
         "laterality": item.target.laterality or "",
@@ -192,14 +205,58 @@ def add_text(
         sample["question"], sample["query_kind"] = sample["asked"], "probe"
         sample["answer"] = rule_text(findings, target=sample["target"])
     else:
-        turn = bank.question(split, target=sample["target"], modality=sample["modality"], rng=rng)
+        turn = bank.question(split, target=sample["target"], modality=sample["named_modality"], rng=rng)
         sample["question"], sample["query_kind"] = turn.question, "template"
         if sample["queries"] and rng.random() < 0.5:
             query = sample["queries"][int(rng.integers(len(sample["queries"])))]
             sample["question"], sample["query_kind"] = query.question, query.kind
         sample["answer"] = bank.answer(turn.template_id, target=sample["target"], findings=findings)
+    sample["state"] = state_of(findings)
     sample["encoded"] = text.encode(sample["question"], sample["answer"] if answers else None)
     return sample
+
+
+def state_of(findings: Sequence[Finding]) -> str:
+    """What findings of one target come to, of `EVIDENCE_STATES`."""
+    if len(findings) > 1:
+        return "several"
+    return findings[0].zone if findings else "none"
+
+
+def ask_for_another(sample: Mapping[str, Any], *, target: str, modality: str | None) -> dict[str, Any]:
+    """The same picture, asked for a lesion that it cannot show: there is none, and what it shows is left unsaid.
+
+    Args:
+        target: the lesion's name, see `foreign_targets`.
+        modality: what the question calls the picture; None: nothing.
+    """
+    return {
+        **sample,
+        "target": target,
+        "kind": "lesion",
+        "queries": [],
+        "label": torch.zeros_like(sample["label"]),
+        "named_modality": modality,
+        "foreign": True,
+    }
+
+
+_VISIBLE_LIGHT = ("endoscopy", "dermoscopy")
+
+
+def foreign_targets(items: Sequence[Item], modality: str | None) -> list[tuple[str, str]]:
+    """(modality, lesion) of these items that a picture of this modality cannot show.
+
+    Two radiological modalities may show the same organ, so that the one's lesion may be in the other's picture, seen by
+    nobody. A picture taken with visible light shares its target with no other modality.
+    """
+    own = {item.target.name for item in items if item.case.modality == modality}
+    pairs = {(item.case.modality or "", item.target.name) for item in items if item.target.kind == "lesion"}
+    return sorted(
+        (other, name)
+        for other, name in pairs
+        if other != modality and (other in _VISIBLE_LIGHT or modality in _VISIBLE_LIGHT) and name not in own
+    )
 
 
 def own_words(
@@ -223,6 +280,7 @@ def collate(samples: Sequence[Mapping[str, Any]], *, pad_id: int) -> dict[str, A
 
     Returns:
         image (B, 3, H, W) float32; label, valid (K, 1, H, W) float32; obj_image, modality_index, kind_index (K,) long;
+        state_index (K,) long, of `EVIDENCE_STATES`, IGNORE_ID where the picture shows something else than is asked for;
         present (K,) float32; input_ids, attention_mask, prompt_mask, target_ids (K, T); geometry, question, query_kind,
         answer, key, picture, modality, target, kind as lists of K. Here every image has one object: K = B.
     """
@@ -247,9 +305,15 @@ def collate(samples: Sequence[Mapping[str, Any]], *, pad_id: int) -> dict[str, A
         "obj_image": torch.arange(len(samples)),
         "modality_index": torch.tensor([MODALITIES.index(sample["modality"]) for sample in samples]),
         "kind_index": torch.tensor([TARGET_KINDS.index(sample["kind"]) for sample in samples]),
+        "state_index": torch.tensor([_state_index(sample) for sample in samples]),
         "present": label.flatten(1).amax(dim=1),
         "index": torch.tensor([sample.get("index", -1) for sample in samples]),
         **pad_batch([sample["encoded"] for sample in samples], pad_id),
         "query_kind": [sample.get("query_kind", "") for sample in samples],
         **{name: [sample[name] for sample in samples] for name in names},
     }
+
+
+def _state_index(sample: Mapping[str, Any]) -> int:
+    known = "state" in sample and not sample.get("foreign")
+    return EVIDENCE_STATES.index(sample["state"]) if known else IGNORE_ID

@@ -32,6 +32,8 @@ QUERY_KINDS = ("position", "naming", "attribute", "location", "choice")
 QUERY_LENGTHS = ("short", "long")
 SLICE_AXES = ("axial", "coronal", "sagittal")
 ZONES = ("top-left", "top-right", "bottom-left", "bottom-right", "center")
+EVIDENCE_STATES = ("none", *ZONES, "several")
+"""What can be said of one kind of target in a picture: that there is none, its zone, or that there are several."""
 
 NOT_A_MEDICAL_DEVICE = "Research software, not a medical device: do not use it for diagnosis or treatment."
 

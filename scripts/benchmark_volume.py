@@ -27,7 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from prsmed.data.writers.nifti import write_nifti
+from prsmed.data.writers.nrrd import write_label_nrrd
 from prsmed.predictor import Predictor
+from prsmed.types import SourceImage
 from prsmed.volumes import VolumeOptions
 from scripts.benchmarking import peak_mib
 from tests.unit.data.readers.made_dicom import enhanced, save, save_compressed, slice_of
@@ -50,9 +52,15 @@ def write_volume(folder: Path, kind: str, *, side: int, slices: int) -> Path:
         if index % 12 < 6:
             plane[(x - center) ** 2 + y**2 < 0.03**2] = 60.0
         voxels_ijk[:, :, index] = plane.T + rng.normal(0, 20, plane.shape)
+    path = folder / f"volume.{kind.removeprefix('raw ')}"
+    affine_ijk_to_ras = np.diag([0.7, 0.7, 1.0, 1.0])
     if kind.startswith("nii"):
-        write_nifti(folder / f"volume.{kind}", voxels_ijk, np.diag([0.7, 0.7, 1.0, 1.0]))
-        return folder / f"volume.{kind}"
+        write_nifti(path, voxels_ijk, affine_ijk_to_ras)
+        return path
+    if kind.endswith("nrrd"):
+        grid = SourceImage(voxels_ijk, affine_ijk_to_ras=affine_ijk_to_ras)
+        write_label_nrrd(path, voxels_ijk, grid, compress=kind == "nrrd")
+        return path
     write_dicom(folder, kind, voxels_ijk.transpose(2, 1, 0))
     return folder
 
@@ -114,7 +122,9 @@ def anonymous_mib() -> float:
 def main(
     model: str = "tiny",
     slices: Annotated[str, typer.Option(help="Numbers of slices, with commas between.")] = "50,200,600",
-    formats: Annotated[str, typer.Option(help="Of nii, nii.gz, dicom, jpeg-ls and enhanced.")] = "nii,nii.gz,dicom",
+    formats: Annotated[str, typer.Option(help="Of nii, nii.gz, nrrd, raw nrrd, dicom, jpeg-ls and enhanced.")] = (
+        "nii,nii.gz,nrrd,dicom"
+    ),
     side: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 512,
     batch_size: int = 8,
     out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,

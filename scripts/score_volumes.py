@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prsmed.data.readers import read_mask, sole_label
+from prsmed.data.writers.atomic import write_atomically
 from prsmed.errors import DataError, PrsmedError
 from prsmed.predictor import Predictor
 from prsmed.sessions import VolumeSession
@@ -90,7 +91,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Volumes with manifest.csv.")],
     model: str = "tiny",
     min_volume: Annotated[float | None, typer.Option(help="Smaller findings are removed (mm3).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON, volume by volume.")] = None,
 ) -> None:
     """Print one line for each volume, the means, and what the model was not trained on."""
     options = VolumeOptions() if min_volume is None else VolumeOptions(min_volume_mm3=min_volume)
@@ -102,6 +103,9 @@ def main(
                 scored.append(score_row(predictor, folder, row, options))
             except PrsmedError as error:
                 left_out.append(str(error))
+            if out:  # after each volume, because a large model takes minutes for one
+                content = {"model": model, "volumes": scored, "left_out": left_out}
+                write_atomically(out, json.dumps(content, indent=2) + "\n")
     columns = ("name", "target", "modality", "dice", "lesions", "detected", "findings", "false")
     table = Table(*columns, title=f"volumes, {model}, findings from {options.min_volume_mm3:g} mm3")
     for scores in scored:
@@ -117,8 +121,6 @@ def main(
     for line in left_out:
         console.print(f"left out: {line}")
     console.print(NOT_A_MEDICAL_DEVICE)
-    if out:
-        out.write_text(json.dumps({"model": model, "volumes": scored, "left_out": left_out}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

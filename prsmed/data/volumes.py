@@ -15,7 +15,7 @@ import numpy as np
 
 from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Prepared, Preprocessing
-from prsmed.data.readers import read_image, read_target
+from prsmed.data.readers import read_grid, read_image, read_target
 from prsmed.types import Case, SourceImage, Target
 
 KEPT_BYTES = 1 << 30
@@ -50,8 +50,11 @@ class Recent:
 _recent = Recent(KEPT_BYTES)
 
 
-def open_image(manifest: Manifest, case: Case) -> SourceImage:
+def open_image(manifest: Manifest, case: Case, *, values: bool = True) -> SourceImage:
     """The image of a case; a volume from memory where it was read lately (its array is read-only).
+
+    Args:
+        values: False where only the grid is wanted: of a picture no pixel is decoded (`read_grid`).
 
     Raises:
         DataError: as `read_image` and `Manifest.resolve`.
@@ -60,7 +63,7 @@ def open_image(manifest: Manifest, case: Case) -> SourceImage:
 
     def read() -> SourceImage:
         # of other formats the UID only says what they were converted from
-        image = read_image(path, series_uid=case.series_uid if path.is_dir() else None)
+        image = (read_image if values else read_grid)(path, series_uid=case.series_uid if path.is_dir() else None)
         if image.is_volume:
             image.array.flags.writeable = False
         return image

@@ -81,6 +81,10 @@ class LanguageBackbone(nn.Module):
         """Greedy continuation of a prefilled prompt."""
         raise NotImplementedError
 
+    def embed_words(self, ids: Sequence[int]) -> torch.Tensor:
+        """The mean input embedding (D,) of some words' tokens, float32."""
+        raise NotImplementedError
+
     def extend_vocab(self, count: int) -> list[int]:
         """Add trainable rows at the end of the vocabulary, and say their ids; the rows before stay as they are."""
         raise NotImplementedError
@@ -206,6 +210,12 @@ class CausalBackbone(LanguageBackbone):
             states.append(hidden_KD)
             position_K1 = position_K1 + 1
         return Generated(torch.stack(ids, dim=1), torch.stack(states, dim=1))
+
+    @torch.no_grad()
+    def embed_words(self, ids: Sequence[int]) -> torch.Tensor:
+        table_VD = self.model.get_input_embeddings().weight
+        assert isinstance(table_VD, torch.Tensor)
+        return table_VD[torch.tensor(ids)].float().mean(dim=0)
 
     def extend_vocab(self, count: int) -> list[int]:
         """The new rows are parameters of their own: the tables of the base can stay frozen, and out of a checkpoint."""

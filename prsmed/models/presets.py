@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from prsmed.errors import RequestError
@@ -13,13 +14,14 @@ from prsmed.models.adopted import ADOPTED, ENCODERS, any_base_file, any_base_fol
 from prsmed.models.bases import known_bases
 from prsmed.models.checkpoints import load_weights, model_folder, read_info, set_base, verified_file
 from prsmed.models.encoders import SegmentationEncoder, TinyViTEncoder
+from prsmed.models.evidence import STATE_WORDS
 from prsmed.models.language import LanguageBackbone, SharedTowerProjector, hidden_width, pretrained_llama, tiny_llama
 from prsmed.models.llava_presets import LLAVA_PRESETS, build_llava, is_llava
 from prsmed.models.medisee_presets import MEDISEE_PRESETS, build_medisee, candidates
 from prsmed.models.pretrained import read_torch_file
 from prsmed.models.prs_med import PRSMed
 from prsmed.text.encode import TextEncoder, load_tokenizer
-from prsmed.types import TARGET_KINDS
+from prsmed.types import EVIDENCE_STATES, TARGET_KINDS
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("prs_med", "tiny"): {
@@ -54,6 +56,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
             "fusion_map_px": 16,
             "out_stride": 2,
             "evidence_cells": 1,
+            "summary_words": True,
             "evidence_channels": 64,
             "decoder_channels": 64,
         },
@@ -121,9 +124,25 @@ def build_network(task: str, preset: str, *, vocab_size: int) -> nn.Module:
     row = sizes(task, preset)
     encoder = build_encoder(row)
     language = build_language(row, encoder, image_tokens=image_tokens(task, preset), vocab_size=vocab_size)
-    network = build_medisee(row, encoder, language) if task == "medisee" else PRSMed(encoder, language, **row["fusion"])
+    if task == "medisee":
+        network: nn.Module = build_medisee(row, encoder, language)
+    else:
+        network = PRSMed(encoder, language, **fusion_of(row, task, preset, language))
     declare_base(network, row, [any_base_identity(base) for base in bases_of(row)])
     return network
+
+
+def fusion_of(row: Mapping[str, Any], task: str, preset: str, language: LanguageBackbone) -> dict[str, Any]:
+    """Arguments of `PRSMed` in a row; where the summaries speak in words, their first embeddings."""
+    fusion = {name: value for name, value in row["fusion"].items() if name != "summary_words"}
+    if row["fusion"].get("summary_words"):
+        tokenizer = load_tokenizer(tokenizer_file(task, preset), **row.get("special_tokens", {}))
+        states = [STATE_WORDS.get(state, state.replace("-", " ")) for state in EVIDENCE_STATES]
+        fusion["summary_words"] = tuple(
+            torch.stack([language.embed_words(tokenizer(f" {word}")["input_ids"]) for word in words])
+            for words in (states, TARGET_KINDS)
+        )
+    return fusion
 
 
 def build_encoder(row: Mapping[str, Any]) -> SegmentationEncoder:

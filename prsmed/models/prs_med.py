@@ -18,10 +18,10 @@ from transformers.utils import ModelOutput
 
 from prsmed.geometry import from_center
 from prsmed.models.encoders import EncodedImage, SegmentationEncoder
+from prsmed.models.evidence import Evidence, EvidenceHead, EvidenceSummary, WordedSummary
 from prsmed.models.fusion import CrossAttentionFusion
 from prsmed.models.language import Generated, LanguageBackbone, new_cache
 from prsmed.models.mask_decoder import MaskDecoder
-from prsmed.types import TARGET_KINDS
 
 
 @dataclass
@@ -32,6 +32,7 @@ class PRSMedOutput(ModelOutput):
         mask_logits: (K, 1, H, W) on the batch's canonical grid.
         presence_logit: (K,).
         evidence_logits: (B, kinds, H, W) the coarse, question-independent map on the canonical grid, or None.
+        state_logits: (B, kinds, states) what that map says in words, of `EVIDENCE_STATES`, or None.
         prompt_states: (K, T, D) hidden states; only those under `prompt_mask` conditioned the mask.
         text_logits: (M, vocabulary) at the M positions that predict an answer token, row by row; None without targets.
         cache: the language model's cache after the sequence; None in training.
@@ -40,6 +41,7 @@ class PRSMedOutput(ModelOutput):
     mask_logits: torch.Tensor | None = None
     presence_logit: torch.Tensor | None = None
     evidence_logits: torch.Tensor | None = None
+    state_logits: torch.Tensor | None = None
     prompt_states: torch.Tensor | None = None
     text_logits: torch.Tensor | None = None
     cache: Cache | None = None
@@ -58,67 +60,6 @@ class ReadPrefix:
     cache: Cache
 
 
-class EvidenceHead(nn.Module):
-    """A coarse map of lesion and organ evidence from the encoder's features alone (no question, no answer).
-
-    Shape: features (B, C, h, w) -> logits (B, kinds, h * cells, w * cells).
-    """
-
-    def __init__(self, channels: int, *, cells_per_step: int, hidden: int | None = None):
-        super().__init__()
-        hidden = hidden or channels
-        self.head = nn.Sequential(
-            nn.Conv2d(channels, hidden, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(hidden, len(TARGET_KINDS) * cells_per_step**2, 1),
-            nn.PixelShuffle(cells_per_step),
-        )
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.head(features)
-
-
-SURE = 0.8
-
-
-class EvidenceSummary(nn.Module):
-    """One image token per kind: how much evidence there is, where its centre lies, how far it spreads, also beside one
-    disc of the same mass.
-
-    Attention over the image tokens can work out the same; learning to takes a small language model much longer.
-
-    Shape: prob (B, kinds, M), offsets (B, M, 2) of the cells from the image's centre in units of its shorter side
-        -> (B, kinds, D).
-    """
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.embed = nn.Sequential(nn.Linear(9, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
-        self.kinds = nn.Parameter(torch.randn(len(TARGET_KINDS), width))
-
-    def forward(self, prob_BKM: torch.Tensor, offsets_BM2: torch.Tensor) -> torch.Tensor:
-        # Squared odds, alike from 0.8 on: sure cells count the same, and a faint background over many cells does not
-        # pull the centre to the middle of the picture.
-        odds_BKM = prob_BKM / (1 - prob_BKM).clamp(min=1 - SURE)
-        weight_BKM = (odds_BKM / (SURE / (1 - SURE))).clamp(max=1) ** 2
-        mass_BK1 = weight_BKM.sum(dim=2, keepdim=True)
-        share_BKM = weight_BKM / (mass_BK1 + 1e-3)
-        mean_BK2 = share_BKM @ offsets_BM2
-        distance_BK1 = mean_BK2.norm(dim=2, keepdim=True)
-        x_BK, y_BK = mean_BK2.unbind(dim=2)
-        x_BM, y_BM = offsets_BM2.unbind(dim=2)
-        second_BM3 = torch.stack([x_BM * x_BM, y_BM * y_BM, x_BM * y_BM], dim=2)
-        spread_BK3 = share_BKM @ second_BM3 - torch.stack([x_BK * x_BK, y_BK * y_BK, x_BK * y_BK], dim=2)
-        peak_BK1 = prob_BKM.amax(dim=2, keepdim=True)
-        # One disc of this mass spreads by area / 2 pi; much more than that is two things, or none in particular.
-        cell_area_B11 = ((offsets_BM2[:, 1] - offsets_BM2[:, 0]) ** 2).sum(dim=1)[:, None, None]
-        disc_BK1 = mass_BK1 * cell_area_B11 / (2 * torch.pi)
-        scatter_BK1 = ((spread_BK3[..., :2].sum(dim=2, keepdim=True) + 1e-4) / (disc_BK1 + 1e-4)).log()
-        # Scaled to about one, so that no moment starts out louder than another.
-        moments = [mass_BK1.log1p(), peak_BK1, mean_BK2 * 4, distance_BK1 * 5, spread_BK3 * 10, scatter_BK1]
-        return self.embed(torch.cat(moments, dim=2)) + self.kinds
-
-
 class PRSMed(nn.Module):
     """The network.
 
@@ -130,6 +71,7 @@ class PRSMed(nn.Module):
         evidence_cells: evidence cells per step of the feature map and side; 0 switches evidence tokens off. With them,
             one summary token per kind follows the language model's own image tokens.
         evidence_channels, decoder_channels: widths behind a large feature map; None: as wide as the map, and half.
+        summary_words: what the evidence summaries speak in, see `WordedSummary`; None: in tokens that are learned.
     """
 
     def __init__(
@@ -143,6 +85,7 @@ class PRSMed(nn.Module):
         evidence_cells: int = 0,
         evidence_channels: int | None = None,
         decoder_channels: int | None = None,
+        summary_words: tuple[torch.Tensor, torch.Tensor] | None = None,
     ):
         super().__init__()
         self.encoder = encoder
@@ -152,7 +95,10 @@ class PRSMed(nn.Module):
             if evidence_cells
             else None
         )
-        self.summary = EvidenceSummary(language.hidden_width) if evidence_cells else None
+        self.summary: EvidenceSummary | WordedSummary | None = None
+        if evidence_cells:
+            width = language.hidden_width
+            self.summary = EvidenceSummary(width) if summary_words is None else WordedSummary(*summary_words)
         self.fusion = CrossAttentionFusion(
             channels=encoder.channels,
             prompt_width=language.hidden_width,
@@ -180,8 +126,8 @@ class PRSMed(nn.Module):
 
     def encode_image(
         self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]
-    ) -> tuple[EncodedImage, torch.Tensor, torch.Tensor | None]:
-        """Everything that depends on the image alone: maps, image embeddings (B, N, D), evidence logits."""
+    ) -> tuple[EncodedImage, torch.Tensor, Evidence | None]:
+        """Everything that depends on the image alone: maps, image embeddings (B, N, D), evidence."""
         encoded = self.encoder.encode(image_BCHW, canonical_hw_px)
         seen = self.language.look(image_BCHW, canonical_hw_px)
         if seen is not None:
@@ -196,13 +142,13 @@ class PRSMed(nn.Module):
         centers = frame.patch_centers_norm(logits.shape[-1], canonical_hw_px).to(logits)
         inside = (centers < 1).all(dim=2).unflatten(1, logits.shape[-2:])[:, None]
         prob = logits.sigmoid() * inside
+        if isinstance(self.summary, WordedSummary):
+            prob = prob.detach()  # words read the evidence; what it is, masks alone teach
         tower.append(F.pixel_unshuffle(prob, logits.shape[-1] // grid_px))
-        tokens = [
-            self.language.embed_image(torch.cat(tower, dim=1)),
-            self.summary(prob.flatten(2), from_center(centers, canonical_hw_px)),
-        ]
-        evidence_logits = frame.leave(logits.float(), canonical_hw_px, _hw_px(image_BCHW))
-        return encoded, torch.cat(tokens, dim=1), evidence_logits
+        summaries, state_logits = self.summary(prob.flatten(2), from_center(centers, canonical_hw_px))
+        tokens = [self.language.embed_image(torch.cat(tower, dim=1)), summaries]
+        map_logits = frame.leave(logits.float(), canonical_hw_px, _hw_px(image_BCHW))
+        return encoded, torch.cat(tokens, dim=1), Evidence(map_logits, state_logits)
 
     def forward(
         self,
@@ -214,7 +160,7 @@ class PRSMed(nn.Module):
         *,
         obj_image: torch.Tensor | None = None,
         target_ids: torch.Tensor | None = None,
-        encoded: tuple[EncodedImage, torch.Tensor, torch.Tensor | None] | None = None,
+        encoded: tuple[EncodedImage, torch.Tensor, Evidence | None] | None = None,
         prefix: ReadPrefix | None = None,
         keep_cache: bool = False,
     ) -> PRSMedOutput:
@@ -231,7 +177,7 @@ class PRSMed(nn.Module):
             keep_cache: fill a cache, to continue with `continue_text`.
         """
         encoded = encoded or self.encode_image(image_BCHW, canonical_hw_px)
-        maps, image_embeds, evidence_logits = encoded
+        maps, image_embeds, evidence = encoded
         if obj_image is None:
             obj_image = torch.arange(len(input_ids), device=input_ids.device)
         hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
@@ -254,7 +200,8 @@ class PRSMed(nn.Module):
         return PRSMedOutput(
             mask_logits=mask_logits,
             presence_logit=self.presence(pooled)[:, 0],
-            evidence_logits=evidence_logits,
+            evidence_logits=None if evidence is None else evidence.map_logits,
+            state_logits=None if evidence is None else evidence.state_logits,
             prompt_states=hidden_KTD,
             text_logits=text_logits,
             cache=cache,

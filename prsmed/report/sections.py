@@ -11,6 +11,7 @@ from prsmed.report.tables import (
     MASKS,
     NEGATIVES,
     PUBLISHED,
+    QUERIES,
     SENTENCES,
     beside_table,
     confusion_tables,
@@ -77,6 +78,7 @@ def build_page(content: Block, plots: Mapping[str, Plot], pictures: Sequence[Cas
     """The page of one evaluation; parts without data are left out."""
     sections = (
         _masks(content, plots),
+        _queries(content),
         _position(content, plots),
         _negatives(content),
         _gates(content),
@@ -146,6 +148,19 @@ def _masks(content: Block, plots: Mapping[str, Plot]) -> Section | None:
     return _section("scores", "Scores by modality", tables, _chosen(plots, "dice"))
 
 
+def _queries(content: Block) -> Section | None:
+    rows = [
+        ((name, kind), block)
+        for name, scores in systems(content).items()
+        for kind, block in (scores.get("queries") or {}).items()
+        if block
+    ]
+    tables = score_table("Own questions, every system", ("Answered by", "Question"), rows, QUERIES)
+    tables += _negatives_by(content, "queries", "Asked for what is not there", "Question")
+    text = "Baselines are told what a question means; the model has to find it out."
+    return _section("questions", "Scores by kind and length of question", tables, texts=(text,))
+
+
 def _position(content: Block, plots: Mapping[str, Plot]) -> Section | None:
     tables = position_tables(content)
     if content.get("baselines"):
@@ -207,7 +222,8 @@ def _source() -> str:
 
 def _groups(content: Block) -> Section | None:
     folds: tuple[Fold, ...] = ()
-    for name, label in (("targets", "Target"), ("datasets", "Data set"), ("query_kinds", "Query kind")):
+    groups = {"targets": "Target", "datasets": "Data set", "query_kinds": "Query kind", "queries": "Question"}
+    for name, label in groups.items():
         rows = [((key,), block) for key, block in (content.get(name) or {}).items() if block]
         tables = score_table("Masks", (label,), rows, MASKS) + score_table("Sentences", (label,), rows, SENTENCES)
         tables += _negatives_by(content, name, "Negatives", label)

@@ -44,6 +44,17 @@ SENTENCES: Columns = (
     ("Rule text", "rule_accuracy"),
     ("Contradictions", "contradiction_rate"),
 )
+QUERIES: Columns = (
+    ("n", "n"),
+    ("Dice", "dice"),
+    ("gIoU", "giou"),
+    ("cIoU", "ciou"),
+    ("Box IoU", "box_iou"),
+    ("Acc@0.5", "acc_at_0.5"),
+    ("Decoder's box IoU", "decoder_box_iou"),
+    ("Decoder's Acc@0.5", "decoder_acc_at_0.5"),
+    ("Names the target", "names_target"),
+)
 NEGATIVES: Columns = (
     ("n without", "n"),
     ("Specificity: sentence", "specificity"),

@@ -23,6 +23,7 @@ def _batch(label, valid=None, *, present, target_ids=None):
         "valid": torch.ones_like(label) if valid is None else valid,
         "present": torch.tensor(present),
         "kind_index": torch.arange(len(present)) % 2,
+        "state_index": torch.arange(len(present)) % 2,
         "obj_image": torch.arange(len(present)),
         "target_ids": torch.full((len(present), 3), -100) if target_ids is None else target_ids,
     }
@@ -97,6 +98,17 @@ def test_evidence_is_judged_on_the_kind_and_image_that_were_asked_about():
     assert float(value) == pytest.approx((HALF + _softplus(-2)) / 2, abs=1e-6)
 
 
+def test_what_such_a_picture_cannot_show_says_nothing_of_its_evidence():
+    torch.manual_seed(0)
+    evidence, states, label = torch.randn(2, 2, 2, 2), torch.randn(2, 2, 7), torch.zeros(2, 1, 2, 2)
+    foreign = {**_batch(label, present=[0.0, 0.0]), "state_index": torch.tensor([3, -100])}
+    output = _output(torch.zeros(2, 1, 2, 2), [0.0, 0.0], evidence_logits=evidence, state_logits=states)
+    loss = _loss(evidence=1.0, zone=1.0)
+    value = loss(output, foreign)
+    wanted = F.cross_entropy(states[0, 0], torch.tensor(3)) + F.softplus(evidence[0, 0]).mean()
+    torch.testing.assert_close(value, wanted)
+
+
 def test_cross_entropy_is_torchs_over_the_answer_tokens():
     torch.manual_seed(0)
     target_ids = torch.tensor([[-100, 3, 1], [-100, -100, 0]])
@@ -113,11 +125,15 @@ def test_cross_entropy_is_torchs_over_the_answer_tokens():
 
 def test_the_loss_is_the_weighted_sum_of_its_terms():
     torch.manual_seed(0)
-    weights = dict(zip(TERMS, (1.0, 2.0, 0.5, 0.2, 0.3), strict=True))
+    weights = dict(zip(TERMS, (1.0, 2.0, 0.5, 0.2, 0.3, 0.4), strict=True))
     loss = PRSMedLoss(weights)
     label = (torch.rand(2, 1, 4, 4) > 0.5).float()
     output = _output(
-        torch.randn(2, 1, 4, 4), [0.3, -0.4], evidence_logits=torch.randn(2, 2, 4, 4), text_logits=torch.randn(4, 6)
+        torch.randn(2, 1, 4, 4),
+        [0.3, -0.4],
+        evidence_logits=torch.randn(2, 2, 4, 4),
+        state_logits=torch.randn(2, 2, 7),
+        text_logits=torch.randn(4, 6),
     )
     batch = _batch(label, present=[1.0, 1.0], target_ids=torch.tensor([[-100, 1, 2], [-100, 3, 5]]))
     value = loss(output, batch)

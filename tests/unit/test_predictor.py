@@ -215,6 +215,14 @@ def test_above_the_presence_threshold_the_mask_stands():
     assert len(_decided(0.5, kind="organ").findings) == 1
 
 
+@pytest.mark.parametrize(("region", "area_px"), [(0.0, 64 + 32), (0.5, 64 + 32), (0.51, 64)])
+def test_regions_below_a_share_of_the_largest_do_not_count(region, area_px):
+    soft_HW = np.zeros((40, 30), np.uint8)
+    soft_HW[4:12, 4:12] = soft_HW[30:38, 20:24] = 200
+    thing = decide(soft_HW, 0.9, kind="lesion", thresholds={**THRESHOLDS, "region": region}, zone_rule="posmed")
+    assert thing.mask.sum() == area_px and len(thing.findings) == (1 if area_px == 64 else 2)
+
+
 def test_below_the_presence_threshold_the_mask_is_empty():
     thing = _decided(0.49)
     assert not thing.present and not thing.mask.any()

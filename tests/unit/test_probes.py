@@ -64,7 +64,9 @@ def bank():
 @pytest.fixture(scope="module")
 def make(manifest, items, bank):
     def probes(**changes):
-        options = {"manifest": manifest, "bank": bank, "zone_rule": "posmed", "per_gate": 6, "seed": 0}
+        rule = changes.get("zone_rule", "posmed")
+        options = {"bank": bank, "zone_rule": rule, "per_gate": 6, "seed": 0}
+        options["findings_of_item"] = lambda item: findings_of(truth_of(manifest, item)[1], "lesion", zone_rule=rule)
         return probes_of(changes.pop("items", items), **{**options, **changes})
 
     return probes

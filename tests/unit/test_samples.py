@@ -12,10 +12,22 @@ from prsmed.data.manifest import read_manifest, write_manifest
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.data.writers.nifti import write_nifti
 from prsmed.errors import DataError
-from prsmed.samples import Item, add_text, collate, findings_of, items_of, load_item, truth_of
+from prsmed.samples import (
+    Item,
+    add_text,
+    ask_for_another,
+    collate,
+    findings_of,
+    foreign_targets,
+    items_of,
+    load_item,
+    state_of,
+    truth_of,
+)
+from prsmed.text.encode import IGNORE_ID
 from prsmed.text.parse import parse_position
 from prsmed.text.templates import TemplateBank
-from prsmed.types import ZONES, Case, MaskRef, Query, SliceRef, Target
+from prsmed.types import EVIDENCE_STATES, ZONES, Case, MaskRef, Query, SliceRef, Target
 from tests.unit.small_networks import small_text
 
 SLICES = {"axis": "axial", "with_target": 2, "without_target": 1}
@@ -73,6 +85,7 @@ def manifest(tmp_path_factory):
 
 def _sample(mask, **facts):
     facts = {"modality": "mri", "target": "lesion", "kind": "lesion", "laterality": "", "queries": []} | facts
+    facts = {"named_modality": facts["modality"]} | facts
     label = torch.from_numpy(mask.astype(np.float32))[None]
     fixed = {"geometry": None, "key": "k", "picture": "p", "asked": None, "query": None}
     return {"image": label.expand(3, -1, -1), "label": label, **fixed, **facts}
@@ -170,6 +183,29 @@ def test_a_negative_is_said_to_be_absent(bank, text):
     for seed in range(20):
         said = _text_of(_sample(np.zeros((40, 40), bool)), bank, text, seed=seed)
         assert parse_position(said["answer"], target="lesion").kind == "none"
+
+
+def test_a_lesion_that_such_a_picture_cannot_show_is_denied(bank, text, manifest):
+    mask = np.zeros((40, 40), bool)
+    mask[4:12, 4:12] = True
+    items = items_of(manifest, "train", slices=SLICES)
+    assert foreign_targets(items, "endoscopy") == [("ct", "lung nodule")]
+    assert ("endoscopy", "polyp") in foreign_targets(items, "ct") and foreign_targets(items, "mri") != []
+    own = _text_of(_sample(mask, target="polyp", modality="endoscopy"), bank, text)
+    other = ask_for_another(_sample(mask, modality="endoscopy"), target="lung nodule", modality=None)
+    other = _text_of(other, bank, text)
+    batch = collate([own, other], pad_id=text.pad_id)
+    assert "lung nodule" in other["question"] and parse_position(other["answer"], target="lung nodule").kind == "none"
+    assert batch["state_index"].tolist() == [EVIDENCE_STATES.index("top-left"), IGNORE_ID]
+    assert batch["present"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("regions", "state"), [((), "none"), ((4,), "top-left"), ((4, 30), "several")])
+def test_the_state_of_a_picture(regions, state):
+    mask = np.zeros((40, 40), bool)
+    for start in regions:
+        mask[start : start + 6, start : start + 6] = True
+    assert state_of(findings_of(mask, "lesion", zone_rule="posmed")) == state
 
 
 def test_own_questions_are_asked_beside_the_templates(bank, text):

@@ -12,7 +12,7 @@ from prsmed.data.readers.files import require_file
 from prsmed.data.readers.itk_volume import ITK_SUFFIXES, read_itk_volume
 from prsmed.data.readers.labels import VOLUME_SUFFIXES, read_labels, read_volume, sole_label
 from prsmed.data.readers.nifti import NIFTI_SUFFIXES, read_nifti
-from prsmed.data.readers.picture import PICTURE_SUFFIXES, decode_picture, read_picture
+from prsmed.data.readers.picture import PICTURE_SUFFIXES, decode_picture, picture_hw_px, read_picture
 from prsmed.data.readers.segments import read_rtstruct_mask, read_seg_mask
 from prsmed.errors import DataError
 from prsmed.types import Case, MaskRef, SourceImage, Target
@@ -27,6 +27,7 @@ __all__ = [
     "image_suffix",
     "is_dicom",
     "read_dicom",
+    "read_grid",
     "read_image",
     "read_itk_volume",
     "read_mask",
@@ -74,6 +75,13 @@ def read_image(path: str | Path, *, series_uid: str | None = None, frame: int | 
     if series_uid is not None or frame is not None:
         raise DataError(f"{path}: is no DICOM, it has no series_uid and no frames to choose; leave them out")
     return read_volume(path) if suffix in VOLUME_SUFFIXES else read_picture(path)
+
+
+def read_grid(path: str | Path, *, series_uid: str | None = None) -> SourceImage:
+    """As `read_image`, where only the grid is wanted: of a picture the header is read, and every pixel is 0."""
+    if image_suffix(path) not in PICTURE_SUFFIXES or Path(path).is_dir():
+        return read_image(path, series_uid=series_uid)
+    return SourceImage(array=np.broadcast_to(np.uint8(0), (*picture_hw_px(path), 1)), path=str(path))
 
 
 def read_mask(path: str | Path, ref: MaskRef, image: SourceImage) -> np.ndarray:

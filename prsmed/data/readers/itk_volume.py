@@ -7,13 +7,17 @@ header's text is looked at first.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
 
+from prsmed.data.readers import scratch
 from prsmed.data.readers.files import require_file
+from prsmed.data.readers.itk_stream import HEADER_BYTES, mapped_voxels
+from prsmed.data.readers.scratch import in_final_type
 from prsmed.data.readers.voxels import plain_voxels, voxel_sizes_mm
 from prsmed.errors import DataError
 from prsmed.geometry import lps_ras
@@ -21,7 +25,6 @@ from prsmed.types import SourceImage
 
 ITK_SUFFIXES = (".nrrd", ".mha")
 
-_HEADER_BYTES = 64 * 1024
 # the spaces that ITK understands; it would take any other for LPS
 _NRRD_SPACES = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior", "lps", "ras", "las")
 
@@ -39,17 +42,20 @@ def read_itk_volume(path: str | Path) -> SourceImage:
     """
     path = Path(path)
     require_file(path)
-    _check_header(_header_fields(path), path)
+    fields = _header_fields(path)
+    _check_header(fields, path)
+    volume = SimpleITK.ImageFileReader()
+    volume.SetFileName(str(path))
     try:
-        volume = SimpleITK.ReadImage(str(path))
+        volume.ReadImageInformation()
+        kind = SimpleITK.GetPixelIDValueAsString(volume.GetPixelID())
+        if volume.GetNumberOfComponents() > 1 or "complex" in kind:
+            raise DataError(f"{path}: voxels are {kind}, expected one number; convert to grey")
+        array_ijk = plain_voxels(in_final_type(_voxels(volume, fields, path), path), path)
     except RuntimeError as error:
         said = re.search(r"ITK ERROR: (?:\w+\(\w+\): )?(.*)", str(error))
         reason = said[1].strip() if said else str(error).strip().splitlines()[-1]
         raise DataError(f"{path}: cannot be decoded ({reason}); repair its header or export it again") from error
-    if volume.GetNumberOfComponentsPerPixel() > 1 or "complex" in volume.GetPixelIDTypeAsString():
-        raise DataError(f"{path}: voxels are {volume.GetPixelIDTypeAsString()}, expected one number; convert to grey")
-    # ITK's arrays run from the last axis to the first
-    array_ijk = plain_voxels(SimpleITK.GetArrayFromImage(volume).transpose(), path)
     dimension = volume.GetDimension()
     affine_ijk_to_ras = np.eye(4)
     directions_lps = np.array(volume.GetDirection()).reshape(dimension, dimension)[:3, :3]
@@ -63,6 +69,16 @@ def read_itk_volume(path: str | Path) -> SourceImage:
     )
 
 
+def _voxels(volume: SimpleITK.ImageFileReader, fields: dict[str, str], path: Path) -> np.ndarray:
+    """As stored, (I, J, K); those of a large file are mapped."""
+    if math.prod(volume.GetSize()) > scratch.IN_MEMORY_BYTES // 4:  # voxels take 1 to 8 bytes
+        array_ijk = mapped_voxels(path, fields, volume)
+        if array_ijk is not None:
+            return array_ijk
+    # ITK's arrays run from the last axis to the first
+    return SimpleITK.GetArrayFromImage(volume.Execute()).transpose()
+
+
 def header_size(path: Path) -> tuple[int, ...]:
     """Voxels along each axis, as the header states them; (0,) where it does not."""
     fields = _header_fields(path)
@@ -72,7 +88,7 @@ def header_size(path: Path) -> tuple[int, ...]:
 def _header_fields(path: Path) -> dict[str, str]:
     """The header's `key: value` (NRRD) or `key = value` (MetaImage) lines, keys in lower case without spaces."""
     with path.open("rb") as stream:
-        text = stream.read(_HEADER_BYTES).decode("latin-1")
+        text = stream.read(HEADER_BYTES).decode("latin-1")
     fields = {}
     for line in text.splitlines():
         key, _, value = line.partition("=" if path.suffix.lower() == ".mha" else ":")

@@ -32,6 +32,8 @@ _PLAIN_MODE = {
 }
 _GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _EXIF_ORIENTATION = 0x0112
+_EXIF_QUARTER_TURNS = (5, 6, 7, 8)
+_PNG_ROTATION_CHUNKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 def read_picture(path: str | Path) -> SourceImage:
@@ -51,6 +53,29 @@ def read_picture(path: str | Path) -> SourceImage:
         opacity_HW1 = alpha_HW[..., None] / np.iinfo(alpha_HW.dtype).max
         colour_HWC = np.rint(colour_HWC * opacity_HW1).astype(colour_HWC.dtype)
     return SourceImage(array=colour_HWC, path=str(path))
+
+
+def picture_hw_px(path: str | Path) -> tuple[int, int]:
+    """Rows and columns of a picture that `read_picture` would give, from its header: no pixel is decoded, but in TIFF.
+
+    Raises:
+        DataError: missing or empty file, or a damaged header.
+    """
+    path = Path(path)
+    content = read_file(path)
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            width, height = picture.size
+            is_tiff = picture.format == "TIFF"  # whose size Pillow 13 states as turned, and older ones as stored
+            # a PNG may state its rotation behind its pixels, and Pillow decodes them all to look there
+            may_be_turned = picture.format != "PNG" or any(name in content for name in _PNG_ROTATION_CHUNKS)
+            turned = may_be_turned and picture.getexif().get(_EXIF_ORIENTATION, 1) in _EXIF_QUARTER_TURNS
+    except Exception as error:  # as in `_open`
+        raise _undecodable(path, error) from error
+    if is_tiff:
+        height, width = decode_picture(path)[0].shape[:2]
+        return height, width
+    return (width, height) if turned else (height, width)
 
 
 def decode_picture(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -85,14 +110,18 @@ def _open(content: bytes, path: Path) -> tuple[Image.Image, bool]:
             upright = ImageOps.exif_transpose(picture)
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct and zlib errors, ... on damaged files.
     except Exception as error:
-        raise DataError(
-            f"{path}: cannot be decoded as PNG, JPEG, TIFF or BMP ({error}); export it again, as 8 or 16-bit PNG"
-        ) from error
+        raise _undecodable(path, error) from error
     if frames > 1:
         raise DataError(f"{path}: has {frames} frames, expected one; save each frame as a picture of its own")
     if is_deep_colour and is_rotated:
         raise DataError(f"{path}: 16-bit colour with an EXIF rotation is not supported; save it upright")
     return upright, is_deep_colour
+
+
+def _undecodable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: cannot be decoded as PNG, JPEG, TIFF or BMP ({error}); export it again, as 8 or 16-bit PNG"
+    )
 
 
 def _to_array(picture: Image.Image, path: Path) -> np.ndarray:

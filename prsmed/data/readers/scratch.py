@@ -91,3 +91,23 @@ class Stack:
     def _voxels_KHW(self) -> np.ndarray:
         assert self._scratch is not None, "at least one slice"
         return self._scratch.array((len(self._written), *self._written[0]), self._dtype)
+
+
+def in_final_type(array_ijk: np.ndarray, path: Path) -> np.ndarray:
+    """Integers in the machine's byte order, floats as float32; converted slice by slice, and no copy where they are.
+
+    Args:
+        array_ijk: (I, J, K); anything else is given back as it is.
+        path: for messages.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    native = array_ijk.dtype.newbyteorder("=")
+    final = np.dtype(np.float32) if native.kind == "f" else native
+    if array_ijk.dtype == final or array_ijk.ndim != 3 or 0 in array_ijk.shape or native.kind not in "iuf":
+        return array_ijk
+    stack = Stack(array_ijk.shape[2], (final,), path)
+    for index in range(array_ijk.shape[2]):
+        stack.add(array_ijk[:, :, index].T.astype(final))
+    return stack.volume()

@@ -18,7 +18,7 @@ from prsmed.models.presets import build_text
 from prsmed.samples import findings_of, items_of
 from prsmed.text.parse import parse_position, zones_match
 from prsmed.text.templates import TemplateBank
-from prsmed.types import SliceRef
+from prsmed.types import MODALITIES, SliceRef
 
 TEXT = build_text("prs_med", "tiny")
 SMALL = {"pictures": 6, "volumes": 0, "seed": 0}
@@ -63,6 +63,18 @@ def test_words_and_pixels_never_disagree(dataset: Callable[..., AskDataset]) -> 
             assert zones_match(said, described_zones(findings)), sample["answer"]
             moved += not torch.equal(sample["label"], asked.loaded[index]["label"])
     assert moved > 6 * len(asked)  # it was augmented
+
+
+def test_some_questions_ask_for_what_such_a_picture_cannot_show(dataset: Callable[..., AskDataset]) -> None:
+    asked = dataset(augmentation=None, foreign_share=0.5)
+    asked.foreign = {modality: [("endoscopy", "polyp")] for modality in MODALITIES}
+    samples = [asked[index] for index in range(len(asked))]
+    foreign = [sample for sample in samples if sample.get("foreign")]
+    assert 0 < len(foreign) < len(samples)
+    for sample in foreign:
+        assert sample["target"] == "polyp" and not sample["label"].any()
+        assert parse_position(sample["answer"], target="polyp").kind == "none"
+    assert all(sample["named_modality"] in ("endoscopy", sample["modality"]) for sample in foreign)
 
 
 def test_the_cached_image_is_not_touched(dataset: Callable[..., AskDataset]) -> None:

@@ -21,6 +21,7 @@ from bundle.evaluation import (
     stored_info,
     training_masks,
 )
+from bundle.scoring import Truths
 from prsmed.answers import RawAnswers
 from prsmed.data.manifest import Manifest
 from prsmed.data.predictions import Prediction, PredictionStore
@@ -38,7 +39,8 @@ SYSTEM = {"name": "first", "weights_sha256": "aa"}
 
 def asked(manifest: Manifest, gates: dict | None = None, seed: int = 0) -> list[Item]:
     bank = TemplateBank.load()
-    return items_to_ask(manifest, "test", slices=SLICES, gates=gates, bank=bank, zone_rule="posmed", seed=seed)
+    options = {"slices": SLICES, "gates": gates, "bank": bank, "zone_rule": "posmed", "seed": seed}
+    return items_to_ask(manifest, "test", truths=Truths(manifest), **options)
 
 
 def opened(folder: Path, manifest: Manifest, items: list[Item], **changes: object) -> PredictionStore:
@@ -91,7 +93,12 @@ def test_two_evaluations_do_not_share_a_folder(
 def test_baselines_answer_what_is_missing(phantom_manifest: Manifest, tmp_path: Path) -> None:
     items = asked(phantom_manifest, GATES)
     store = opened(tmp_path, phantom_manifest, items)
-    settings = {"manifest": phantom_manifest, "slices": SLICES, "zone_rule": "posmed"}
+    settings = {
+        "manifest": phantom_manifest,
+        "truths": Truths(phantom_manifest),
+        "slices": SLICES,
+        "zone_rule": "posmed",
+    }
     predict_baseline("oracle", store, items[:5], **settings)  # type: ignore[arg-type]
     assert missing_from(store, items) == list(range(5, len(items)))
     predict_baseline("oracle", store, items, **settings)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Scores of answers whose truth is drawn by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from prsmed.data.predictions import Prediction
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.geometry import Geometry
 from prsmed.metrics.rows import ScoreRow
-from prsmed.samples import Item, findings_of, items_of, load_item
+from prsmed.samples import Item, findings_of, items_of, load_item, truth_of
 from prsmed.text.templates import rule_text
 from prsmed.types import Case, Target
 
@@ -37,10 +38,10 @@ class Drawn(Truths):
     """A truth that is drawn here, not read."""
 
     def __init__(self, truth_HW: np.ndarray, spacing_hw_mm: tuple[float, float] | None):
-        super().__init__(Manifest(Path(), (), {}), [POLYP])
+        super().__init__(Manifest(Path(), (), {}))
         self.truth_HW, self.spacing_hw_mm = truth_HW, spacing_hw_mm
 
-    def __call__(self, index: int) -> tuple[np.ndarray, tuple[float, float] | None]:
+    def __call__(self, item: Item) -> tuple[np.ndarray, tuple[float, float] | None]:
         return self.truth_HW, self.spacing_hw_mm
 
 
@@ -162,7 +163,7 @@ def scored(phantom_manifest: Manifest, preprocessing: Preprocessing) -> tuple[Sc
     def answer(engine: Engine, indices: list[int]) -> dict:
         (index,) = indices
         sample = load_item(phantom_manifest, items[index], preprocessing)
-        truth_HW = handler.truths(index)[0]
+        truth_HW = handler.truths(items[index])[0]
         words = rule_text(findings_of(truth_HW, sample["kind"], zone_rule="posmed"), target=sample["target"])
         present = torch.tensor([float(truth_HW.any())])
         facts = {"question": "Where?", "query_kind": "template", **{name: sample[name] for name in FACTS}}
@@ -178,7 +179,7 @@ def scored(phantom_manifest: Manifest, preprocessing: Preprocessing) -> tuple[Sc
 
 def test_the_truth_scores_best(scored: tuple[ScoreHandler, Engine]) -> None:
     handler, engine = scored
-    assert [row.index for row in handler.rows] == list(range(len(handler.truths.items)))
+    assert [row.index for row in handler.rows] == list(range(len(handler.items)))
     metrics = engine.state.metrics
     assert metrics["test/overall/dice"] > 0.9  # not 1: the label went through the canonical grid
     assert metrics["test/overall/zone_accuracy"] == 1 and metrics["test/selection"] > 0.95
@@ -201,12 +202,18 @@ def test_a_second_validation_starts_anew(scored: tuple[ScoreHandler, Engine]) ->
 
 def test_masks_are_read_once(phantom_manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     items = items_of(phantom_manifest, "train", slices=SLICES)
-    truths = Truths(phantom_manifest, items)
-    before = [truths(index) for index in range(len(items))]
-    monkeypatch.setattr("bundle.scoring.truth_of", SimpleNamespace())  # not callable: reading again would fail
-    again = [truths(index) for index in range(len(items))]
+    truths = Truths(phantom_manifest)
+    before = [truths(item) for item in items]
+    monkeypatch.setattr("bundle.scoring.open_image", SimpleNamespace())  # not callable: reading again would fail
+    again = [truths(item) for item in items]
     assert all(
         np.array_equal(one[0], other[0]) and one[1] == other[1] for one, other in zip(before, again, strict=True)
     )
+    assert all(
+        np.array_equal(mask_HW, truth_of(phantom_manifest, item)[1])
+        for item, (mask_HW, _) in zip(items, before, strict=True)
+    )
+    mirrored = replace(items[0], probe="flip", base=items[0].key, edit="mirror")
+    np.testing.assert_array_equal(truths(mirrored)[0], before[0][0][:, ::-1])  # of the mask that was read
     sized = [spacing_hw_mm is not None for _, spacing_hw_mm in before]
     assert sized == [item.slice is not None for item in items] and any(sized) and not all(sized)

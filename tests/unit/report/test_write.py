@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -17,6 +18,7 @@ from prsmed.types import NOT_A_MEDICAL_DEVICE
 from tests.unit.report.evaluations import made_up_content, made_up_pictures, made_up_rows
 
 ROWS = made_up_rows(60)
+LENGTHS = ("short", "long")
 CONTENT = made_up_content(ROWS)
 PLOTS = {name: Plot(f"plots/{name}.png", name, name) for name in ("dice", "confusion", "reliability")}
 BLOCKS = [name for name in CONTENT if name != "schema_version"]
@@ -97,6 +99,17 @@ def test_every_number_is_in_both_files():
     assert len(marks) == len(set(marks)) > 1000
     for text in (html.text, markdown):
         assert set(marks) <= set(re.findall(r"\d+(?:\.\d+)?", text))
+
+
+def test_own_questions_have_their_section():
+    rows = [replace(row, query_length=LENGTHS[row.index % 2], decoder_box_iou=0.123 + row.index / 1e4) for row in ROWS]
+    content = made_up_content(rows)
+    markdown = _texts(content)[1]
+    section = markdown.partition("Scores by kind and length of question")[2].partition("\n## ")[0]
+    for kind in ("attribute/short", "location/long"):
+        block = content["queries"][kind]
+        assert kind in section and f"{block['decoder_box_iou']:.3f} [" in section and f"{block['ciou']:.3f}" in section
+    assert "Scores by kind and length" not in _texts(CONTENT)[1]
 
 
 def test_the_settings_are_told_in_words():

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from prsmed.data.readers.picture import read_picture
+from prsmed.data.readers.picture import picture_hw_px, read_picture
 from prsmed.errors import DataError
 
 
@@ -79,6 +79,19 @@ def test_exif_rotation_is_applied(tmp_path, suffix):
     array = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / f"a{suffix}", exif=exif)
     np.testing.assert_array_equal(read_picture(tmp_path / f"a{suffix}").array[..., 0], [[4, 1], [5, 2], [6, 3]])
+    assert picture_hw_px(tmp_path / f"a{suffix}") == (3, 2)
+
+
+def test_the_grid_needs_no_pixels(tmp_path):
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: content.index(b"IDAT") + 8])  # the header is whole, the pixels are not
+    assert picture_hw_px(tmp_path / "a.png") == (20, 30)
+    with pytest.raises(DataError, match=r"a\.png: cannot be decoded"):
+        read_picture(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(content[:20])
+    with pytest.raises(DataError, match=r"a\.png: cannot be decoded"):
+        picture_hw_px(tmp_path / "a.png")
 
 
 def test_several_frames_are_refused(tmp_path):

@@ -9,6 +9,7 @@ import tracemalloc
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from prsmed.data.readers import read_image, scratch
@@ -59,6 +60,48 @@ def test_nifti_compressed_or_not(tmp_path, place, dtype, slope):
     del read
     gc.collect()
     assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.float32, np.float64])
+def test_nrrd_and_metaimage_are_read_past_itk(tmp_path, monkeypatch, suffix, dtype, is_packed):
+    """What SimpleITK wrote; in front of the voxels' own bytes lie those of the header."""
+    monkeypatch.setattr(scratch, "IN_MEMORY_BYTES", 0)
+    array = np.random.default_rng(0).integers(0, 200, (7, 5, 6)).astype(dtype)
+    path = tmp_path / f"a{suffix}"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array.transpose()), str(path), useCompression=is_packed)
+    by_itk = SimpleITK.ImageFileReader.Execute
+    monkeypatch.setattr(SimpleITK.ImageFileReader, "Execute", None)
+    read = read_image(path).array
+    assert read.dtype == (np.float32 if np.dtype(dtype).kind == "f" else dtype)
+    np.testing.assert_array_equal(read, array)
+    path.write_bytes(path.read_bytes()[:-40])
+    monkeypatch.setattr(SimpleITK.ImageFileReader, "Execute", by_itk)
+    with pytest.raises(DataError, match=rf"a{suffix}: cannot be decoded"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_big_endian_voxels_of_nrrd_and_metaimage(tmp_path, monkeypatch, suffix):
+    """Headers by the two formats' definitions; SimpleITK's reading of the same bytes is the reference."""
+    array = (np.arange(24).reshape(2, 3, 4, order="F") * 300).astype(">i2")
+    nrrd = (
+        "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 3 4\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\nendian: big\nencoding: raw\n\n"
+    )
+    mha = (
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = True\n"
+        "TransformMatrix = 1 0 0 0 1 0 0 0 1\nDimSize = 2 3 4\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    )
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes((nrrd if suffix == ".nrrd" else mha).encode() + array.tobytes(order="F"))
+    by_itk = read_image(path).array
+    monkeypatch.setattr(scratch, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(SimpleITK.ImageFileReader, "Execute", None)
+    for read in (by_itk, read_image(path).array):
+        assert read.dtype == np.dtype(np.int16)
+        np.testing.assert_array_equal(read, array)
 
 
 def test_a_damaged_gzip_is_refused_where_only_its_sum_tells(tmp_path, place):
@@ -116,7 +159,7 @@ def test_frames_one_by_one_are_those_of_the_file(tmp_path, syntax):
         np.testing.assert_array_equal(list(decode_frames(header, "who", order)), whole_KHW[order])
 
 
-@pytest.mark.parametrize("kind", ["nii.gz", "nii of float64", "series", "enhanced"])
+@pytest.mark.parametrize("kind", ["nii.gz", "nii of float64", "nrrd", "mha", "series", "enhanced"])
 def test_no_volume_is_copied_while_it_is_read(tmp_path, monkeypatch, kind):
     """24 slices of 512 x 512 and 2 bytes; what NumPy, gzip and pydicom allocate is traced, what is mapped is not."""
     monkeypatch.setattr(scratch, "IN_MEMORY_BYTES", 1 << 16)
@@ -126,6 +169,9 @@ def test_no_volume_is_copied_while_it_is_read(tmp_path, monkeypatch, kind):
         save(path, *(slice_of(index, pixels_HW) for index, pixels_HW in enumerate(voxels_KHW)))
     elif kind == "enhanced":
         save(path, enhanced(voxels_KHW, [[0.0, 0.0, float(index)] for index in range(24)], [1.0] * 24))
+    elif kind in ("nrrd", "mha"):
+        path = tmp_path / f"a.{kind}"
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels_KHW), str(path), useCompression=True)
     else:
         dtype, path = (np.float64, tmp_path / "a.nii") if "float64" in kind else (np.int16, tmp_path / "a.nii.gz")
         _nifti(path, voxels_KHW.transpose(2, 1, 0).astype(dtype))
