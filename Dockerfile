@@ -8,7 +8,7 @@ ARG TORCH_INDEX_URL=""
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 MLFLOW_DISABLE_TELEMETRY=true HOME=/state
 
 WORKDIR /app
-COPY constraints.txt pyproject.toml LICENSE README.md ./
+COPY constraints.txt pyproject.toml large_files.yml LICENSE README.md ./
 COPY bundle/monailabel/requirements.txt bundle/monailabel/requirements.txt
 COPY prsmed prsmed
 COPY bundle bundle

@@ -4,7 +4,7 @@
 #   TORCH_INDEX_URL  the package index of another torch build, CPU or CUDA, as listed on
 #                    https://pytorch.org/get-started/locally/ (default: empty, pip's own index)
 #   ARGS             options for the training command, for example ARGS="--max_epochs 2"; of `label`, for the server
-#   STUDIES          folder of images that `label` serves (default: data/studies)
+#   STUDIES          folder of images, or address of a DICOMweb service, that `label` serves (default: data/studies)
 
 PYTHON ?= python3
 TORCH_INDEX_URL ?=
@@ -20,6 +20,7 @@ LABEL_BIN := .venv-label/bin
 LABEL_READY := .venv-label/.ready
 LABEL_INSTALL := $(LABEL_BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 VOLUMES ?= ../shared/data/volumes
+SERIES ?= ../shared/data/dicom/ibsi_nsclc_phantom_CT_RTSTRUCT/image
 # Bytecode is written at first import instead: half the time of the installation goes into files that nobody imports.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
@@ -48,11 +49,12 @@ bundle: $(READY)  ## pack the bundle as a zip in dist/ and verify it there
 	$(BIN)/python -m scripts.pack_bundle
 
 label: $(LABEL_READY)  ## serve the images in STUDIES to 3D Slicer, on this machine only
-	mkdir -p $(STUDIES)
+	$(if $(filter http%,$(STUDIES)),,mkdir -p $(STUDIES))
 	$(LABEL_BIN)/python -m bundle.monailabel --studies $(STUDIES) $(ARGS)
 
-label-check: $(LABEL_READY)  ## play Slicer, attacks and load against a real server; VOLUMES names the test volumes
+label-check: $(LABEL_READY)  ## play Slicer, attacks and load against a real server; VOLUMES and SERIES name the test images
 	$(LABEL_BIN)/python -m scripts.play_slicer $(VOLUMES)
+	$(LABEL_BIN)/python -m scripts.play_dicom --series $(SERIES)
 	$(LABEL_BIN)/python -m scripts.attack_label $(VOLUMES)/abdomen_ct_image.nii.gz
 	$(LABEL_BIN)/python -m scripts.load_label $(VOLUMES)/nsclc_ct_image.nii.gz
 

@@ -25,9 +25,9 @@ class RunningServer:
     """The process, its folders and a client of it."""
 
     def __init__(
-        self, studies: Path, home: Path, options: Sequence[str] = (), environment: dict[str, str] | None = None
+        self, studies: Path | str, home: Path, options: Sequence[str] = (), environment: dict[str, str] | None = None
     ):
-        self.studies, self.home = studies, home
+        self.studies, self.home = Path(studies), home
         self.port = _free_port()
         self.log = home / "server.log"
         home.mkdir(parents=True, exist_ok=True)
@@ -63,6 +63,11 @@ class RunningServer:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
+    def peak_mb(self) -> int:
+        """The most memory that the server process has had."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End the process and what it started."""
         if self.process.poll() is None:
@@ -76,7 +81,7 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(studies: Path, home: Path, *options: str, **environment: str) -> Iterator[RunningServer]:
+def running_server(studies: Path | str, home: Path, *options: str, **environment: str) -> Iterator[RunningServer]:
     """A server that answers; it is stopped on the way out."""
     server = RunningServer(studies, home, options, environment)
     try:

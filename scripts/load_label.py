@@ -111,22 +111,53 @@ def load(server: RunningServer, images: dict[str, Path], out: Path, *, clients: 
         thread.start()
     for thread in threads:
         thread.join()
-    cuts = statistics.quantiles(seen.seconds, n=20, method="inclusive")
     third = len(seen.resident_mb) // 3
     report(
         f"{clients} clients, {seconds:g} s",
         answers=len(seen.seconds),
         refused=seen.refused,
         wrong=len(seen.wrong),
-        p50=f"{statistics.median(seen.seconds):.2f} s",
-        p95=f"{cuts[18]:.2f} s",
-        longest=f"{max(seen.seconds):.2f} s",
-        info_longest=f"{max(seen.info_seconds):.2f} s",
+        answer=spread(seen.seconds),
+        info=spread(seen.info_seconds),
+        peak_mb=server.peak_mb(),
         mb_first_third=round(max(seen.resident_mb[:third])),
         mb_last_third=round(max(seen.resident_mb[-third:])),
     )
     assert not seen.wrong, seen.wrong[:5]
     assert server.process.poll() is None
+
+
+def spread(seconds: list[float]) -> str:
+    """Median, 95th percentile and the longest."""
+    cuts = statistics.quantiles(seconds, n=20, method="inclusive")
+    return f"{statistics.median(seconds):.2f} / {cuts[18]:.2f} / {max(seconds):.2f} s"
+
+
+def burst(server: RunningServer, image_id: str, out: Path, *, clients: int, waiting: int) -> None:
+    """More at once than may wait: those that find no place are told so at once and in one sentence."""
+    answered, busy = [], []
+
+    def ask(number: int) -> None:
+        folder = out / f"burst{number}"
+        folder.mkdir()
+        started = time.monotonic()
+        try:
+            server.client.ask(folder, _QUESTION, image_id=image_id)
+            answered.append(number)
+        except ServerError as error:
+            assert error.is_busy, error
+            busy.append((time.monotonic() - started, str(error)))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert busy and len(answered) >= 1 + waiting and len(answered) + len(busy) == clients, (answered, busy)
+    slowest, said = max(busy)
+    report(
+        f"{clients} at once", answered=len(answered), busy=len(busy), told_within=f"{slowest:.2f} s", said=repr(said)
+    )
 
 
 def kill(server: RunningServer, image_id: str, out: Path) -> None:
@@ -156,7 +187,7 @@ def main(
     clients: Annotated[int, typer.Option()] = 8,
     seconds: Annotated[float, typer.Option()] = 120.0,
 ) -> None:
-    """Load, kill, and a clean start after it."""
+    """Load, kill, a clean start after it, and more questions than may wait."""
     with tempfile.TemporaryDirectory() as folder:
         studies, home, out = Path(folder) / "studies", Path(folder) / "home", Path(folder) / "out"
         studies.mkdir()
@@ -167,9 +198,10 @@ def main(
         with running_server(studies, home) as server:
             load(server, images, out, clients=clients, seconds=seconds)
             kill(server, big, out)
-        with running_server(studies, home) as server:
+        with running_server(studies, home, "--waiting", "4") as server:
             reply = server.client.ask(out, _QUESTION, image_id=big)
             report("started again", answer=repr(reply.params["answer"][:60]))
+            burst(server, big, out, clients=2 * clients, waiting=4)
 
 
 if __name__ == "__main__":

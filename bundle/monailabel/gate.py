@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -30,6 +30,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 USER, ANNOTATOR, ADMIN = "monailabel-user", "monailabel-annotator", "monailabel-admin"
 SMALL_BYTES = 256 * 1024
+ANY_KEY = ("*",)
 _SESSION = r"/session/[0-9a-f-]{32,36}"
 
 
@@ -55,7 +56,7 @@ class Rule:
 
     Attributes:
         role: what the caller needs; None where nobody has to be known.
-        query: the keys that its URL may have.
+        query: the keys that its URL may have; ANY_KEY where they go to another server as they are.
         is_upload: whether a file may come with it.
     """
 
@@ -95,15 +96,22 @@ RULES = (
     _rule("candidates", "GET", "/prsmed/candidates"),
     _rule("accept", "POST", "/prsmed/accept", "run", role=ADMIN),
 )
+_PARTS = r"(?:/\w+(?:\.\w+)*)*/?"  # of a path, none of which climbs
+OHIF_RULES = (
+    _rule("viewer", "GET HEAD", r"/ohif(?:/[\w-]+(?:\.[\w-]+)*)*/?", *ANY_KEY),
+    _rule("dicom", "GET", "/proxy/dicom/(?:qido|wado)/studies" + _PARTS, *ANY_KEY),
+)
+"""For a DICOMweb service only: the viewer's own files, and what it reads of the service."""
 
 
 class Gate:
-    """Lets through what `RULES` name, and writes every request, passed or refused, to the audit log.
+    """Lets through what its rules name, and writes every request, passed or refused, to the audit log.
 
     Args:
         inner: the application behind it.
         upload_bytes: the largest body with a file.
         caller_of: who a bearer token belongs to, raising `RefusedError`; None where nobody has to log in.
+        rules: what passes.
     """
 
     def __init__(
@@ -113,11 +121,13 @@ class Gate:
         audit: AuditLog,
         upload_bytes: int,
         caller_of: Callable[[str], Awaitable[Caller]] | None = None,
+        rules: Sequence[Rule] = RULES,
     ):
         self.inner = inner
         self.audit = audit
         self.upload_bytes = upload_bytes
         self.caller_of = caller_of
+        self.rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -151,7 +161,7 @@ class Gate:
             self.audit.write(**entry, status=reply.status, seconds=round(time.monotonic() - started, 3))
 
     def _rule(self, scope: Scope) -> Rule:
-        matching = [rule for rule in RULES if re.fullmatch(rule.path, scope["path"])]
+        matching = [rule for rule in self.rules if re.fullmatch(rule.path, scope["path"])]
         for rule in matching:
             if scope["method"] in rule.methods:
                 return rule
@@ -226,6 +236,8 @@ def _query(scope: Scope, rule: Rule) -> dict[str, str]:
     query = dict(pairs)
     if len(query) < len(pairs):
         raise RefusedError(400, "a key of the URL's query is given twice")
+    if rule.query == {*ANY_KEY}:
+        return query
     for name, value in pairs:
         if name not in rule.query:
             raise RefusedError(400, f"the URL's query may hold {', '.join(sorted(rule.query)) or 'nothing'}")

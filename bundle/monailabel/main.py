@@ -23,6 +23,7 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 from bundle.monailabel.asked import AskRequest, ask_options, ask_request, train_request
+from bundle.monailabel.dicomweb import DicomwebStudies
 from bundle.monailabel.finetune import Labelled, training_overrides, write_training_set
 from bundle.monailabel.served import RUNS, Served, shown_params
 from bundle.monailabel.studies import StudiesFolder, study_file
@@ -38,7 +39,7 @@ from prsmed.volumes import VolumeAnswer
 logger = logging.getLogger(__name__)
 
 # Stock messages name images, and those names may name patients.
-for noisy in ("monailabel", "pydicom", "timeloop", "task_train", "task_batch_infer"):
+for noisy in ("monailabel", "pydicom", "dicomweb_client", "highdicom", "timeloop", "task_train", "task_batch_infer"):
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -110,12 +111,12 @@ def write_label(path: Path, session: Session | VolumeSession, answer: Answer, as
 class FineTuneTask(TrainTask):
     """Goes on from the served weights with the labels that people saved; runs in a process of its own."""
 
-    def __init__(self, served: Served, studies: str):
+    def __init__(self, served: Served, studies: Path):
         super().__init__(
             "Goes on from the served model with the corrected labels. The result answers only after it was accepted."
         )
         self.served = served
-        self.studies = Path(studies).resolve()
+        self.studies = studies
 
     def config(self) -> dict[str, Any]:
         return {"max_epochs": 4, "val_split": 0.25}
@@ -181,14 +182,17 @@ class PrsmedApp(MONAILabelApp):
         )
 
     def init_datastore(self) -> Datastore:
-        return StudiesFolder(self.studies, auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
+        auto_reload = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD
+        if self.studies.startswith(("http://", "https://")):
+            return DicomwebStudies(self.studies, Path(self.conf["home"]) / "dicomweb", auto_reload=auto_reload)
+        return StudiesFolder(self.studies, auto_reload=auto_reload)
 
     def init_infers(self) -> dict[str, InferTask]:
         return {name: AskTask(served) for name, served in self.served_by_name.items()}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return {
-            name: FineTuneTask(served, self.studies)
+            name: FineTuneTask(served, self.datastore().folder)
             for name, served in self.served_by_name.items()
             if served.predictor.info["task"] == "prs_med"
         }
@@ -201,6 +205,10 @@ class PrsmedApp(MONAILabelApp):
             raise RuntimeError("start this app with `python -m bundle.monailabel`; the stock starter has no gate")
         super().server_mode(mode)
 
+    def next_sample(self, request: Mapping[str, Any]) -> Any:
+        """The stock method without the image's path: to state it, a series would be fetched in the event loop."""
+        return self._strategies[request["strategy"]](request, self.datastore())
+
     def study(self, image_id: str) -> Path:
         """The file of an image in the studies.
 
@@ -210,7 +218,7 @@ class PrsmedApp(MONAILabelApp):
         uri = self.datastore().get_image_uri(image_id)
         if not uri:
             raise DataError("image: the studies hold none of this id; GET /datastore/?output=all lists them")
-        return study_file(self.studies, uri)
+        return study_file(self.datastore().folder, uri)
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """One image of a batch; the server's own route for single images is in `routes.py`."""

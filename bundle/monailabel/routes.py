@@ -25,7 +25,7 @@ from bundle.monailabel.asked import (
     train_request,
 )
 from bundle.monailabel.audit import AuditLog
-from bundle.monailabel.studies import label_on_grid
+from bundle.monailabel.studies import label_on_grid, series_as_file
 from bundle.monailabel.turns import BusyError, Turns
 from prsmed.data.readers import IMAGE_SUFFIXES, VOLUME_SUFFIXES
 from prsmed.data.readers.extent import require_modest
@@ -88,12 +88,29 @@ def infer(
     told = _told(request)
     told.update(model=model, question=_log(request).hashed(asked.question), characters=len(asked.question))
     turns: Turns = request.app.state.turns
-    with turns.one():
-        label_file, answered = task.answer(path, asked)
+    label_file, answered = turns.take(lambda: task.answer(path, asked))
     told.update(present=answered["present"], weights=answered["model"]["weights_sha256"][:12])
     if not session_id:
         app.remember(image, answered)
     return _reply(Path(label_file), answered, output)
+
+
+@router.get("/datastore/image")
+def download(request: Request, image: str) -> FileResponse:
+    """The file of an image; of a DICOM series one NIfTI on the grid that labels are made on."""
+    path = app_instance().study(image)
+    if path.is_file():
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+    request.state.private_paths = [path]
+    folder = tempfile.mkdtemp(prefix="prsmed-series-")
+    done = BackgroundTask(shutil.rmtree, folder)
+    try:
+        file = series_as_file(path, Path(folder))
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    name = image + ("".join(file.suffixes) if file.parent == Path(folder) else ".dcm")
+    return FileResponse(file, media_type="application/octet-stream", filename=name, background=done)
 
 
 @router.put("/datastore/label")
@@ -109,8 +126,12 @@ def save_label(
     said = label_request(parse_params(params))
     target = app.study(image)
     known = app.told.get(image, {})
+    question = said.question or known.get("question")
+    name, kind, _ = app.served_by_name["prsmed"].predictor.name_target(question or "")
     info = {
-        "question": said.question or known.get("question"),
+        "question": question,
+        "target": name,
+        "kind": kind,
         "answer": said.answer,
         "modality": said.modality or known.get("modality"),
         "model_answer": known.get("answer"),

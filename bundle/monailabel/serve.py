@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import ipaddress
 import json
 import logging
@@ -13,12 +15,13 @@ from typing import Annotated, Any
 import typer
 
 from prsmed.errors import PrsmedError, RequestError
+from prsmed.types import NOT_A_MEDICAL_DEVICE
 
 _APP = Path(__file__).resolve().parent
 _ROOT = _APP.parents[1]
 
 
-def configure(studies: Path, home: Path, models: dict[str, str], *, device: str, realm: str | None) -> None:
+def configure(studies: str, home: Path, models: dict[str, str], *, device: str, realm: str | None) -> None:
     """Tell MONAI Label, and the processes it starts, by environment variables; it reads them when it is imported."""
     own = [str(_ROOT), str(_APP / "placeholders")]
     sys.path[:0] = own
@@ -26,7 +29,7 @@ def configure(studies: Path, home: Path, models: dict[str, str], *, device: str,
     os.environ |= {
         "PYTHONPATH": os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "MONAI_LABEL_APP_DIR": str(_APP),
-        "MONAI_LABEL_STUDIES": str(studies.resolve()),
+        "MONAI_LABEL_STUDIES": studies if _is_url(studies) else str(Path(studies).resolve()),
         "MONAI_LABEL_APP_CONF": json.dumps(conf),
         "MONAI_LABEL_SESSION_PATH": str(home.resolve() / "sessions"),
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
@@ -40,12 +43,14 @@ def configure(studies: Path, home: Path, models: dict[str, str], *, device: str,
 
 def build(home: Path, *, waiting: int, patience_s: float, upload_bytes: int, realm: str | None) -> Any:
     """MONAI Label's application behind the gate; after `configure`."""
-    from monailabel.app import app
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints origins (CORS) that do not hold here
+        from monailabel.app import app
     from monailabel.interfaces.utils.app import app_instance
 
-    from bundle.monailabel import routes
+    from bundle.monailabel import ohif, routes
     from bundle.monailabel.audit import AuditLog
-    from bundle.monailabel.gate import Gate
+    from bundle.monailabel.dicomweb import DicomwebStudies
+    from bundle.monailabel.gate import OHIF_RULES, RULES, Gate
     from bundle.monailabel.turns import BusyError, Turns
 
     caller_of = None
@@ -59,14 +64,20 @@ def build(home: Path, *, waiting: int, patience_s: float, upload_bytes: int, rea
     app.state.audit_log = audit
     app.user_middleware.clear()  # stock lets pages of any origin in (CORS); here only its own
     app.router.routes[:0] = routes.router.routes  # the first that fits answers
+    rules = RULES
+    if isinstance(app_instance().datastore(), DicomwebStudies):
+        app.router.routes[:0] = ohif.router.routes
+        rules += OHIF_RULES
     app.add_exception_handler(PrsmedError, routes.refusal)
     app.add_exception_handler(BusyError, routes.refusal)
     type(app_instance()).gated = True
-    return Gate(app, audit=audit, upload_bytes=upload_bytes, caller_of=caller_of)
+    return Gate(app, audit=audit, upload_bytes=upload_bytes, caller_of=caller_of, rules=rules)
 
 
 def serve(
-    studies: Annotated[Path, typer.Option(help="Folder of images; labels are written into it.")],
+    studies: Annotated[
+        str, typer.Option(help="Folder of images, labels are written into it; or a DICOMweb service, http://...")
+    ],
     home: Annotated[Path, typer.Option(help="Where runs, sessions and the audit log are kept.")] = Path("runs/label"),
     model: Annotated[
         list[str] | None, typer.Option(help="NAME=MODEL, a shipped model or a folder; may be given again.")
@@ -76,8 +87,8 @@ def serve(
     realm: Annotated[
         str | None, typer.Option(envvar="PRSMED_REALM", help="OpenID Connect realm; everybody has to log in there.")
     ] = None,
-    waiting: Annotated[int, typer.Option(help="Questions that may wait while one is answered.")] = 4,
-    patience_s: Annotated[float, typer.Option(help="How long they wait.")] = 120.0,
+    waiting: Annotated[int, typer.Option(min=0, max=24, help="Questions that may wait while one is answered.")] = 16,
+    patience_s: Annotated[float, typer.Option(help="How long they wait for their turn.")] = 60.0,
     upload_mb: Annotated[int, typer.Option(help="The largest file that is taken.")] = 1024,
     device: Annotated[str, typer.Option()] = "cpu",
 ) -> None:
@@ -86,15 +97,24 @@ def serve(
 
     if not (host == "localhost" or ipaddress.ip_address(host).is_loopback) and not realm:
         raise RequestError(f"--host {host}: can be reached by others, so that they must log in; give --realm")
-    if not studies.is_dir():
+    if _is_url(studies) and "@" in studies:
+        raise RequestError("--studies: the address holds a password; give it in MONAI_LABEL_DICOMWEB_PASSWORD")
+    if not _is_url(studies) and not Path(studies).is_dir():
         raise RequestError(f"--studies {studies}: is no folder; name one that holds images")
+    logging.getLogger("monailabel").setLevel(logging.CRITICAL)  # `main` says why
+    logging.getLogger("timeloop").disabled = True  # it sets a level of its own
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    models = dict(_named(text) for text in model or ["prsmed=tiny"])
+    models = {"prsmed": "tiny", **dict(map(_named, model or ()))}
     configure(studies, home, models, device=device, realm=realm)
     application = build(home, waiting=waiting, patience_s=patience_s, upload_bytes=upload_mb * 1024 * 1024, realm=realm)
+    typer.echo(f"Enter http://{host}:{port} in Slicer; stop with Ctrl-C. {NOT_A_MEDICAL_DEVICE}")
     # uvicorn's own access log would name images; the gate's does not
     uvicorn.run(application, host=host, port=port, access_log=False, log_level="warning", server_header=False)
+
+
+def _is_url(studies: str) -> bool:
+    return studies.startswith(("http://", "https://"))
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from prsmed.models.sam import full_precision
 from prsmed.types import EVIDENCE_STATES, TARGET_KINDS
 
 SURE = 0.8
@@ -109,7 +110,7 @@ def moments(prob_BKM: torch.Tensor, offsets_BM2: torch.Tensor) -> torch.Tensor:
         prob_BKM: evidence of M cells.
         offsets_BM2: x and y of the cells from the image's centre, in units of its shorter side.
     """
-    with torch.autocast(prob_BKM.device.type, enabled=False):  # a spread is a small difference of large numbers
+    with full_precision(prob_BKM):  # a spread is a small difference of large numbers
         return _moments(prob_BKM.float(), offsets_BM2.float())
 
 

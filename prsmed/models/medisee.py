@@ -7,7 +7,6 @@ they are predicted, so a mask depends on the image and the question alone (docs/
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +20,7 @@ from prsmed.models.encoders import EncodedImage, SegmentationEncoder
 from prsmed.models.language import LanguageBackbone, new_cache
 from prsmed.models.prs_med import last_states, rest_frozen
 from prsmed.models.routers import CandidateRouter
-from prsmed.models.sam import SamPrompting
+from prsmed.models.sam import SamPrompting, full_precision
 from prsmed.text.encode import IMAGE_ID
 
 MODES = ("free", "forced")
@@ -236,23 +235,23 @@ class MediSee(nn.Module):
         canonical_hw_px: Sequence[tuple[int, int]],
         common_hw_px: tuple[int, int],
     ) -> MediSeeOutput:
-        """From the candidates' states to boxes and masks, in float32 throughout.
+        """From the candidates' states to boxes, in float32 throughout, and masks, in the precision of the day.
 
-        A box in bf16 would be wrong by up to two of 1024 pixels.
+        A box in bf16 would be wrong by up to two of 1024 pixels; a mask's outline hardly moves, in half the time.
         """
-        with _full_precision(candidates_KND):
+        with full_precision(candidates_KND):
             pointed, boxes_px = self.heads(candidates_KND.float()), None
             if self.box_prompt:
                 sides_px = self.encoder.frame.content_xyxy_px(canonical_hw_px).to(candidates_KND.device)
                 boxes_px = cxcywh_to_xyxy(pointed.boxes_cxcywh) * sides_px[obj_image]
-            logits = maps.features.new_zeros(0, 1, *(4 * side for side in maps.features.shape[-2:]))
-            if len(obj_image):  # transformers' decoder cannot draw nothing
-                logits, _ = self.prompting(
-                    maps.features.float(), boxes_xyxy_px=boxes_px, text_embeds=pointed.text_embeds, obj_image=obj_image
-                )
+        logits = maps.features.new_zeros(0, 1, *(4 * side for side in maps.features.shape[-2:]))
+        if len(obj_image):  # transformers' decoder cannot draw nothing
+            logits, _ = self.prompting(
+                maps.features.float(), boxes_xyxy_px=boxes_px, text_embeds=pointed.text_embeds, obj_image=obj_image
+            )
         hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
         return MediSeeOutput(
-            mask_logits=self.encoder.frame.leave(logits, hw_px, common_hw_px),
+            mask_logits=self.encoder.frame.leave(logits.float(), hw_px, common_hw_px),
             boxes_cxcywh=pointed.boxes_cxcywh,
             seg_weights=pointed.seg_weights,
             box_weights=pointed.box_weights,
@@ -260,7 +259,7 @@ class MediSee(nn.Module):
         )
 
     def _fused(self, candidates_KND: torch.Tensor) -> torch.Tensor:
-        with _full_precision(candidates_KND):
+        with full_precision(candidates_KND):
             return self.heads.seg_router(candidates_KND.float())[0]
 
     @torch.no_grad()
@@ -334,11 +333,6 @@ class MediSee(nn.Module):
         logit_K = logits_KV[:, self.candidate_ids[0]] - others_KV.amax(dim=1)
         logit_K = torch.where(found_K, logit_K.clamp(min=0), logit_K.clamp(max=-1e-3))
         return states_KND, found_K, logit_K, said.ids if max_new_tokens else None
-
-
-def _full_precision(tensor: torch.Tensor) -> AbstractContextManager:
-    """Autocast off; tensors of shapes alone know no autocast."""
-    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 def _hw_px(image_BCHW: torch.Tensor) -> tuple[int, int]:

@@ -7,6 +7,7 @@ modules are transformers', the files' names segment-anything's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -123,13 +124,20 @@ class SamPrompting(nn.Module):
 
         segment-anything counts a box from its first to its last pixel, both inside, and encodes the pixels' centres.
         """
-        inside = boxes_xyxy_px - boxes_xyxy_px.new_tensor([0.0, 0.0, 1.0, 1.0])
-        sparse, _ = self.prompts(None, None, inside[:, None], None)
+        with full_precision(boxes_xyxy_px):
+            inside = boxes_xyxy_px - boxes_xyxy_px.new_tensor([0.0, 0.0, 1.0, 1.0])
+            sparse, _ = self.prompts(None, None, inside[:, None], None)
         return sparse[:, 0]
 
     def positions(self, maps: torch.Tensor) -> torch.Tensor:
         """Position codes (1, width, h, w) of the cells of a feature map."""
         rows, columns = ((torch.arange(side, device=maps.device) + 0.5) / side for side in maps.shape[-2:])
         grid_yx = torch.meshgrid(rows, columns, indexing="ij")
-        codes = self.prompts.shared_embedding(torch.stack([grid_yx[1], grid_yx[0]], dim=-1)[None])
+        with full_precision(maps):
+            codes = self.prompts.shared_embedding(torch.stack([grid_yx[1], grid_yx[0]], dim=-1)[None])
         return codes.permute(0, 3, 1, 2).to(maps.dtype)
+
+
+def full_precision(tensor: torch.Tensor) -> AbstractContextManager:
+    """Autocast off, for places: a coordinate in bf16 is off by pixels. Tensors of shapes alone know no autocast."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)

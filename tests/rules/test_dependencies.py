@@ -10,6 +10,7 @@ from tests.rules.imports import imported_names
 
 # Where the import's name is not the distribution's.
 DISTRIBUTIONS = {
+    "dicomweb_client": "dicomweb-client",
     "PIL": "pillow",
     "ignite": "pytorch-ignite",
     "jwt": "PyJWT",

@@ -91,6 +91,19 @@ def test_a_refusal_has_no_mask_and_no_box(predictor, picture):
     assert not answer.contradictions and json.loads(json.dumps(answer.to_json()))["objects"][0]["present"] is False
 
 
+def test_a_question_that_names_nothing_is_answered_with_a_warning(predictor, picture):
+    _says(predictor, "It may be anything.", points=True)
+    answer = predictor.open(picture, modality="ct").ask("qwx zzz?")
+    assert answer.model_text == "It may be anything."
+    assert "the model's sentence names none of the targets it was trained on" in answer.warnings
+
+
+@pytest.mark.parametrize(("question", "says"), [("  ", "empty"), ("x" * 2001, "2001 characters")])
+def test_a_question_that_cannot_be_read_is_refused(predictor, picture, question, says):
+    with pytest.raises(RequestError, match=says):
+        predictor.open(picture, modality="ct").ask(question)
+
+
 def test_forced_always_points(predictor, picture):
     _says(predictor, "no", points=False)
     predictor.network.mode = "forced"

@@ -51,6 +51,7 @@ class PrsmedAskWidget(ScriptedLoadableModuleWidget):
         self.volume.noneEnabled = True
         self.volume.setMRMLScene(slicer.mrmlScene)
         self.volume.connect("currentNodeChanged(vtkMRMLNode*)", self.on_volume)
+        self.model = qt.QComboBox()
         self.modality = qt.QComboBox()
         self.whole = qt.QCheckBox("the whole volume (else the axial slice that is shown)")
         self.whole.checked = True
@@ -59,6 +60,7 @@ class PrsmedAskWidget(ScriptedLoadableModuleWidget):
         self.question.connect("returnPressed()", self.on_ask)
         for title, widget in (
             ("Server", self.url),
+            ("Model", self.model),
             ("Image", self.volume),
             ("Modality", self.modality),
             ("Ask about", self.whole),
@@ -88,9 +90,13 @@ class PrsmedAskWidget(ScriptedLoadableModuleWidget):
                 name = qt.QInputDialog.getText(None, "Log in", "User name")
                 password = qt.QInputDialog.getText(None, "Log in", "Password", qt.QLineEdit.Password)
                 server.login(name, password)
-            modalities = server.info()["models"]["prsmed"]["config"]["modality"]
-            self.modality.clear()
-            self.modality.addItems(modalities)
+            models = server.info()["models"]
+            for box, items in (
+                (self.model, list(models)),
+                (self.modality, next(iter(models.values()))["config"]["modality"]),
+            ):
+                box.clear()
+                box.addItems(items)
             self.answer.plainText = "Connected."
 
     def on_volume(self, _node):
@@ -103,7 +109,11 @@ class PrsmedAskWidget(ScriptedLoadableModuleWidget):
         with self._showing_errors():
             slice_index = None if self.whole.checked else self.logic.shown_axial_slice(self.volume.currentNode())
             params = self.logic.ask(
-                self.volume.currentNode(), self.question.text, self.modality.currentText, slice_index
+                self.volume.currentNode(),
+                self.question.text,
+                self.modality.currentText,
+                slice_index,
+                model=self.model.currentText,
             )
             self.answer.plainText = "\n".join(answer_lines(params))
             self.history.clear()
@@ -164,7 +174,7 @@ class PrsmedAskLogic(ScriptedLoadableModuleLogic):
         self.segmentation = None
         self.modality = ""
 
-    def ask(self, volume, question, modality, slice_index=None):
+    def ask(self, volume, question, modality, slice_index=None, *, model="prsmed"):
         """Upload the image once, ask, and show the label map as a new segment."""
         if self.server is None or volume is None:
             raise ServerError("connect to a server and choose an image first")
@@ -174,7 +184,7 @@ class PrsmedAskLogic(ScriptedLoadableModuleLogic):
                 raise ServerError("the image cannot be written as NIfTI")
             self.session_id = self.server.upload(image)
         options = {"question": question, "modality": modality, "axis": "axial", "slice": slice_index}
-        reply = self.server.ask(self.folder, options, session_id=self.session_id)
+        reply = self.server.ask(self.folder, options, model=model, session_id=self.session_id)
         self.modality = modality
         self.conversation.add(question, reply.params)
         self.show(volume, reply.label, segment_name(reply.params))

@@ -29,7 +29,8 @@ def write_dicom_seg(
     *,
     target: str,
     kind: str,
-    model: Mapping[str, Any],
+    model: Mapping[str, Any] | None,
+    is_corrected: bool = False,
 ) -> Path | None:
     """Write one segment, BINARY, on the pixels of the source images (PS3.3 A.51).
 
@@ -41,7 +42,8 @@ def write_dicom_seg(
         mask_ijk: bool, (I, J, K) on the stored grid of a volume, or (H, W) for a picture.
         image: what the mask was made on, read from DICOM.
         target, kind: what was asked for; codes.json says how it is coded.
-        model: its `name` and `version`.
+        model: its `name` and `version`; None where a person drew the mask alone.
+        is_corrected: a person changed, or could change, what the model drew.
 
     Returns:
         The path; None for an empty mask, which is no valid SEG: "not visible" is said by the report, not by pixels.
@@ -57,23 +59,24 @@ def write_dicom_seg(
     if not mask_ijk.any():
         return None
     frames_NRC = _source_frames(mask_ijk, image, sources)
+    made = "drawn" if model is None else "corrected" if is_corrected else "predicted"
     try:
         segmentation = build_quietly(
             hd.seg.Segmentation,
             source_images=sources,
             pixel_array=frames_NRC,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_description(target, kind, model)],
+            segment_descriptions=[_description(target, kind, model, is_corrected)],
             series_instance_uid=hd.UID(),
             series_number=_SERIES_NUMBER,
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer="prsmed",
-            manufacturer_model_name=str(model["name"])[:64],
+            manufacturer_model_name=str(model["name"] if model else "prsmed")[:64],
             software_versions=prsmed.__version__,
             device_serial_number="none",  # type 1 in the standard, and software has none
             content_description=SHORT_NOTICE,
-            series_description="prsmed: predicted segmentation",
+            series_description=f"prsmed: {made} segmentation",
         )
     # highdicom's reasons may quote the patient's tags
     except (AttributeError, TypeError, ValueError) as error:
@@ -158,15 +161,20 @@ def _source_frames(mask_ijk: np.ndarray, image: SourceImage, sources: list[pydic
     return frames_NRC
 
 
-def _description(target: str, kind: str, model: Mapping[str, Any]) -> hd.seg.SegmentDescription:
+def _description(
+    target: str, kind: str, model: Mapping[str, Any] | None, is_corrected: bool
+) -> hd.seg.SegmentDescription:
     entry = read_codes().of(target, kind)
+    types = hd.seg.SegmentAlgorithmTypeValues
     description = hd.seg.SegmentDescription(
         segment_number=1,
         segment_label=target[:64],
         segmented_property_category=coded(entry.category),
         segmented_property_type=coded(entry.type),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
+        algorithm_type=types.MANUAL if model is None else types.SEMIAUTOMATIC if is_corrected else types.AUTOMATIC,
+        algorithm_identification=None
+        if model is None
+        else hd.AlgorithmIdentificationSequence(
             name=str(model["name"])[:64],
             family=codes.DCM.ArtificialIntelligence,
             version=str(model["version"])[:64],

@@ -89,7 +89,9 @@ class LabelServer:
         _, reply = self._send("PUT", "/session/", body, content_type)
         return str(json.loads(reply)["session_id"])
 
-    def ask(self, out: Path, options: dict[str, Any], *, image_id: str = "", session_id: str = "") -> Reply:
+    def ask(
+        self, out: Path, options: dict[str, Any], *, model: str = "prsmed", image_id: str = "", session_id: str = ""
+    ) -> Reply:
         """Ask about an image of the studies or of a session.
 
         Args:
@@ -98,7 +100,7 @@ class LabelServer:
             model: which of the server's.
         """
         params = {"result_extension": ".nrrd", "result_dtype": "uint8", **options}
-        query = f"/infer/prsmed?image={_quoted(image_id)}"
+        query = f"/infer/{_quoted(model)}?image={_quoted(image_id)}"
         if session_id:
             query += f"&session_id={_quoted(session_id)}"
         content_type, body = multipart.encode({"params": json.dumps(params)}, {})

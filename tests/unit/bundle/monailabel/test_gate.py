@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bundle.monailabel.audit import AuditLog
-from bundle.monailabel.gate import SMALL_BYTES, Caller, Gate, RefusedError
+from bundle.monailabel.gate import OHIF_RULES, RULES, SMALL_BYTES, Caller, Gate, RefusedError
 
 SECRET = "smith_john_1950"
 
@@ -150,3 +150,26 @@ def test_ids_are_hashed_with_a_key_that_stays(tmp_path: Path) -> None:
     first, again, other = AuditLog(tmp_path / "a"), AuditLog(tmp_path / "a"), AuditLog(tmp_path / "b")
     assert first.hashed(SECRET) == again.hashed(SECRET) != other.hashed(SECRET)
     assert (tmp_path / "a/audit.key").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/ohif/", 200),
+        ("/ohif/assets/images/a.b-1.js", 200),
+        ("/ohif/../x", 404),
+        ("/ohif/.git", 404),
+        ("/proxy/dicom/qido/studies", 200),
+        ("/proxy/dicom/wado/studies/1.2.3/series/4.5/metadata", 200),
+        ("/proxy/dicom/wado/studies/../../instances", 404),
+        ("/proxy/dicom/wado/instances", 404),
+        ("/proxy/dicom/stow/studies", 404),
+        ("/proxy/dicom/wado/studies//x", 404),
+    ],
+)
+def test_a_viewer_reads_below_studies_only(audit: AuditLog, path: str, status: int) -> None:
+    gate = Gate(reader, audit=audit, upload_bytes=100, rules=(*RULES, *OHIF_RULES))
+    assert call(gate, "GET", path, "PatientName=Smith*&limit=101")[0] == status
+    assert call(gate, "POST", path)[0] in (404, 405)
+    assert call(Gate(reader, audit=audit, upload_bytes=100), "GET", path)[0] == 404
+    assert "Smith" not in audit.path.read_text()

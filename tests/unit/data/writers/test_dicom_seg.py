@@ -47,6 +47,24 @@ def test_read_again_it_is_the_same_mask(image: SourceImage, tmp_path: Path) -> N
     np.testing.assert_array_equal(read_seg_mask(path, FIRST, image), mask)
 
 
+@pytest.mark.parametrize(
+    ("model", "is_corrected", "algorithm"),
+    [(MODEL, False, "AUTOMATIC"), (MODEL, True, "SEMIAUTOMATIC"), (None, False, "MANUAL")],
+)
+def test_it_says_who_made_it(
+    image: SourceImage, tmp_path: Path, model: dict[str, str] | None, is_corrected: bool, algorithm: str
+) -> None:
+    """PS3.3 C.8.20.4: (0062,0008), and an algorithm's name for all but MANUAL."""
+    path = tmp_path / "seg.dcm"
+    write_dicom_seg(
+        path, noise_mask(image), image, target="lung nodule", kind="lesion", model=model, is_corrected=is_corrected
+    )
+    segment = pydicom.dcmread(path).SegmentSequence[0]
+    assert segment.SegmentAlgorithmType == algorithm
+    assert segment.get("SegmentAlgorithmName") == (model and model["name"])
+    assert errors_of(path) == []
+
+
 def test_an_enhanced_image_and_a_flipped_array(tmp_path: Path) -> None:
     positions = [[-10.0, 20.0, 4.0 * index] for index in (2, 0, 1)]
     dataset = enhanced(np.zeros((3, 4, 5), np.int16), positions, [1, 1, 1], **STUDY)
