@@ -145,8 +145,8 @@ def decide(
     Args:
         soft_HW: uint8 mask probabilities (`to_soft`) on the grid of the source picture.
         presence_prob: None for a system that only draws: what it draws is there.
-        thresholds: `mask` and `presence`; and `region`, where given: the share of the largest region's area below which a
-            region does not count.
+        thresholds: `mask` and `presence`; and `region`, where given: the share of the largest region's area below which
+            a region does not count.
         patient_axes: how the picture lies in the patient, where its file says so.
     """
     mask_HW, present = drawn(soft_HW, presence_prob, thresholds)

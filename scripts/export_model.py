@@ -1,11 +1,6 @@
 """Make a trained model folder a shipped one: half precision, plain file names, its licence beside it.
 
-    python -m scripts.export_model runs/NAME/best models/tiny --name tiny
-
-Where presence is decided can be chosen on the validation split first:
-
-    prsmed evaluate --model runs/NAME/best --dataset-dir DIR --split val --out chosen --no-gates
-    python -m scripts.export_model runs/NAME/best models/small --name small --presence-from chosen
+python -m scripts.export_model runs/NAME/best models/tiny --name tiny
 """
 
 from __future__ import annotations
@@ -14,41 +9,13 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from prsmed.data.writers.atomic import write_atomically
-from prsmed.errors import DataError
 from prsmed.models.checkpoints import INFO_FILE, read_info, save_model, sha256_of, verified_file
 from prsmed.models.presets import load_network
 
 PLAIN_NAMES = {"weights": "model.safetensors", "tokenizer": "tokenizer.json"}
-
-
-def presence_threshold(presence_prob: np.ndarray, present: np.ndarray) -> float:
-    """Where sensitivity + specificity are highest (Youden 1950): halfway between the two answers that it parts.
-
-    Args:
-        presence_prob: float (n,).
-        present: bool (n,).
-
-    Raises:
-        DataError: all answers are about pictures that show their target, or none is.
-    """
-    if present.all() or not present.any():
-        raise DataError("a threshold needs pictures with and without their target; this split has one sort only")
-    known = np.unique(presence_prob)
-    cuts = (known[:-1] + known[1:]) / 2
-    gains = [(presence_prob[present] >= cut).mean() + (presence_prob[~present] < cut).mean() for cut in cuts]
-    return round(float(cuts[int(np.argmax(gains))]), 4)
-
-
-def chosen_threshold(evaluation: Path) -> float:
-    """The presence threshold for the answers of an evaluation's folder."""
-    rows = [json.loads(line) for line in (evaluation / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
-    own = [row for row in rows if not row["probe"] and row["presence_prob"] is not None]
-    present = np.array([row["present"] for row in own], dtype=bool)
-    return presence_threshold(np.array([row["presence_prob"] for row in own]), present)
 
 
 def main(
@@ -59,9 +26,6 @@ def main(
         list[str] | None, typer.Option(help="MODALITY=TEXT (or any=TEXT): shown with its answers; may be repeated.")
     ] = None,
     threshold: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER: a threshold of the model, changed.")] = None,
-    presence_from: Annotated[
-        Path | None, typer.Option(help="An evaluation's folder: its answers choose the presence threshold.")
-    ] = None,
 ) -> None:
     """Write SOURCE to OUT as float16, under file names that do not change from version to version."""
     network, _ = load_network(source)
@@ -73,8 +37,6 @@ def main(
         cautions.setdefault(modality, []).append(words)
     changed = {cut: float(value) for cut, _, value in (entry.partition("=") for entry in threshold or [])}
     info = {**info, "name": name, "cautions": cautions, "thresholds": {**info["thresholds"], **changed}}
-    if presence_from is not None:
-        info["thresholds"] = {**info["thresholds"], "presence": chosen_threshold(presence_from)}
     save_model(out, network, info, tokenizer_file=verified_file(source, "tokenizer"), half=True)
     content = json.loads((out / INFO_FILE).read_text(encoding="utf-8"))
     for key, plain in PLAIN_NAMES.items():
