@@ -138,6 +138,7 @@ def dry_run(network: nn.Module, task: str, preset: str) -> tuple[torch.Tensor, i
         "valid": torch.ones(1, 1, side_px, side_px),
         "present": torch.ones(1),
         "kind_index": objects,
+        "state_index": objects,
         "obj_image": objects,
         "target_ids": targets,
         "boxes_xyxy_norm": torch.tensor([[0.2, 0.2, 0.6, 0.6]]),

@@ -35,6 +35,7 @@ def batch() -> dict:
         "valid": torch.ones_like(label),
         "present": torch.ones(2),
         "kind_index": torch.tensor([0, 1]),
+        "state_index": torch.tensor([0, 1]),
         "obj_image": torch.arange(2),
     }
 

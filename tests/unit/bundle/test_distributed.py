@@ -47,6 +47,7 @@ def batch_of(step: int, rows: slice) -> dict[str, torch.Tensor]:
         "valid": torch.ones_like(label),
         "present": label.amax(dim=(1, 2, 3)),
         "kind_index": torch.tensor([0, 1, 0, 1]),
+        "state_index": torch.tensor([0, 1, 2, 3]),
     }
     part = {name: value[rows] for name, value in whole_batch.items()}
     return {**part, "obj_image": torch.arange(len(part["image"]))}

@@ -249,6 +249,7 @@ def test_what_is_frozen_does_not_move_not_even_its_statistics(network, text, tra
         "valid": torch.ones(3, 1, 32, 32),
         "present": torch.ones(3),
         "kind_index": torch.zeros(3, dtype=torch.long),
+        "state_index": torch.zeros(3, dtype=torch.long),
         "obj_image": torch.arange(3),
     }
     optimizer = torch.optim.AdamW((p for p in network.parameters() if p.requires_grad), lr=0.1)
