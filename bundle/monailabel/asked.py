@@ -13,6 +13,8 @@ from prsmed.types import MODALITIES, SLICE_AXES, SliceRef
 
 AS_STATED = "as the file says"
 WHOLE_VOLUME = "whole volume"
+DEFAULT_QUESTION = "Where is the lesion?"
+"""What the options table shows at first. OHIF sends no option until somebody has opened that table."""
 MAX_QUESTION_CHARACTERS = 1000
 MAX_ANSWER_CHARACTERS = 2000
 MAX_PARAMS_BYTES = 64 * 1024
@@ -69,7 +71,7 @@ class LabelRequest:
 def ask_options() -> dict[str, Any]:
     """The options that Slicer's table shows: a text is a cell, a list a drop-down whose first entry is sent."""
     return {
-        "question": "Where is the lesion?",
+        "question": DEFAULT_QUESTION,
         "modality": [AS_STATED, *MODALITIES],
         "axis": list(SLICE_AXES),
         "slice": WHOLE_VOLUME,
@@ -94,14 +96,14 @@ def parse_params(text: str) -> dict[str, Any]:
 
 
 def ask_request(params: Mapping[str, Any]) -> AskRequest:
-    """Check the options of an inference.
+    """Check the options of an inference; where none names a question, it is the one that the options table shows.
 
     Raises:
-        RequestError: an unknown key, a wrong type or value, no question.
+        RequestError: an unknown key, a wrong type or value, an empty question.
     """
-    known = _checked(params, _ASK, "options of a question")
-    if not known.get("question"):
-        raise RequestError("question: missing; write one, for example: Where is the lesion?")
+    known = {"question": DEFAULT_QUESTION, **_checked(params, _ASK, "options of a question")}
+    if not known["question"]:
+        raise RequestError(f"question: empty; write one, for example: {DEFAULT_QUESTION}")
     return AskRequest(**known)
 
 

@@ -46,10 +46,14 @@ def test_a_slice_is_an_index_or_the_whole(params: dict, position: SliceRef | Non
     assert ask_request({"question": "Where?", **params}).position == position
 
 
+def test_a_client_that_names_no_question_asks_the_one_that_is_shown() -> None:
+    assert ask_request({"restore_label_idx": False}).question == ask_options()["question"]
+
+
 @pytest.mark.parametrize(
     "params",
     [
-        {},
+        {"question": ""},
         {"question": "  "},
         {"question": 3},
         {"question": "x" * 1001},
