@@ -99,8 +99,11 @@ def ask_request(params: Mapping[str, Any]) -> AskRequest:
     """Check the options of an inference; where none names a question, it is the one that the options table shows.
 
     Raises:
-        RequestError: an unknown key, a wrong type or value, an empty question.
+        RequestError: no option at all (a form that could not be read), an unknown key, a wrong type or value, an empty
+            question.
     """
+    if not params:
+        raise RequestError(f"params: missing; send at least a question, for example: {DEFAULT_QUESTION}")
     known = {"question": DEFAULT_QUESTION, **_checked(params, _ASK, "options of a question")}
     if not known["question"]:
         raise RequestError(f"question: empty; write one, for example: {DEFAULT_QUESTION}")

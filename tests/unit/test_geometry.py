@@ -252,6 +252,9 @@ def test_boxes_are_half_open():
     assert mask_to_box(mask) == (3, 2, 7, 5)
     assert box_center_px((3, 2, 7, 5)) == (5.0, 3.5)
     assert mask_to_box(np.zeros((4, 4), bool)) is None
+    # MediSee's golden value: rows 10 to 19 and columns 40 to 59 of 100 x 200 are (.2, .1, .3, .2), half-open.
+    golden = mask_to_box(_box_mask((100, 200), (40, 10, 60, 20)))
+    assert np.divide(golden, (200, 100, 200, 100)).tolist() == [0.2, 0.1, 0.3, 0.2]
 
 
 def test_offsets_from_the_center_are_in_units_of_the_shorter_side():

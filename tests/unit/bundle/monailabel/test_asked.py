@@ -53,6 +53,7 @@ def test_a_client_that_names_no_question_asks_the_one_that_is_shown() -> None:
 @pytest.mark.parametrize(
     "params",
     [
+        {},
         {"question": ""},
         {"question": "  "},
         {"question": 3},
