@@ -150,7 +150,7 @@ def _masks(content: Block, plots: Mapping[str, Plot]) -> Section | None:
 
 def _queries(content: Block) -> Section | None:
     rows = [
-        ((name, kind), block)
+        ((name, kind.replace("/", ", ")), block)
         for name, scores in systems(content).items()
         for kind, block in (scores.get("queries") or {}).items()
         if block
@@ -162,10 +162,12 @@ def _queries(content: Block) -> Section | None:
 
 
 def _position(content: Block, plots: Mapping[str, Plot]) -> Section | None:
+    position = content.get("position") or {}
+    if (position.get("overall") or {}).get("n") == 0:  # no question asked for a position, or no sentence was made
+        return None
     tables = position_tables(content)
     if content.get("baselines"):
         tables += beside_table("Zone accuracy beside the baselines", content, "zone_accuracy", "zone_n")
-    position = content.get("position") or {}
     constant = position.get("constant_label_sets")
     texts = [
         "A bare accuracy says little where most findings lie in one zone: read it beside the majority answer, which "
@@ -191,7 +193,8 @@ def _negatives(content: Block) -> Section | None:
 
 def _negatives_by(content: Block, groups: str, caption: str, label: str) -> tuple[Table, ...]:
     blocks = (content.get(groups) or {}).items()
-    rows = [((name,), block["negatives"]) for name, block in blocks if (block or {}).get("negatives")]
+    counted = [(name, block["negatives"]) for name, block in blocks if (block or {}).get("negatives")]
+    rows = [((name.replace("/", ", "),), negatives) for name, negatives in counted]
     return score_table(caption, (label,), rows, NEGATIVES)
 
 

@@ -108,8 +108,15 @@ def test_own_questions_have_their_section():
     section = markdown.partition("Scores by kind and length of question")[2].partition("\n## ")[0]
     for kind in ("attribute/short", "location/long"):
         block = content["queries"][kind]
-        assert kind in section and f"{block['decoder_box_iou']:.3f} [" in section and f"{block['ciou']:.3f}" in section
+        assert kind.replace("/", ", ") in section
+        assert f"{block['decoder_box_iou']:.3f} [" in section and f"{block['ciou']:.3f}" in section
     assert "Scores by kind and length" not in _texts(CONTENT)[1]
+
+
+def test_without_a_zone_to_name_there_is_no_section_of_positions():
+    assert "\n## Position\n" in _texts(CONTENT)[1]
+    unjudged = {**CONTENT["position"], "overall": {**CONTENT["position"]["overall"], "n": 0}}
+    assert "\n## Position\n" not in _texts({**CONTENT, "position": unjudged})[1]
 
 
 def test_the_settings_are_told_in_words():
