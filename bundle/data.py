@@ -23,7 +23,7 @@ from prsmed.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from prsmed.data.phantoms import write_phantoms
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import RequestError
-from prsmed.samples import Item, add_text, ask_for_another, collate, foreign_targets, load_item
+from prsmed.samples import Item, add_text, ask_for_another, collate, foreign_targets, load_item, through_window
 from prsmed.text.encode import TextEncoder
 from prsmed.text.templates import TemplateBank
 from prsmed.types import MODALITIES, SLICE_AXES, SliceRef
@@ -73,6 +73,8 @@ class AskDataset(Dataset):
             unchanged picture first, so that features of a frozen encoder can be kept (`bundle.features`).
         cache_rate: share of canonical images kept in memory.
         foreign_share: how many questions ask for a lesion that such a picture cannot show, and are answered with no.
+        windows: `share` of the samples that show a window of the picture only, and its `min_side` (`prsmed.windows`);
+            None: none. The network cuts it from the encoder's maps.
     """
 
     def __init__(
@@ -91,9 +93,10 @@ class AskDataset(Dataset):
         seed: int = 0,
         cache_rate: float = 1.0,
         foreign_share: float = 0.0,
+        windows: Mapping[str, float] | None = None,
     ):
         self.data = list(data)
-        self.foreign_share = foreign_share
+        self.foreign_share, self.windows = foreign_share, windows
         self.foreign = {modality: foreign_targets(self.data, modality) for modality in MODALITIES}
         load = Lambda(partial(load_item, manifest, preprocessing=preprocessing))
         self.loaded = CacheDataset(
@@ -119,6 +122,8 @@ class AskDataset(Dataset):
             sample = self.look(index, (self.epoch + index) % self.views)
         elif self.augmentation is not None:
             sample = seeded(self.augmentation, seed=int(rng.integers(2**32)))(sample)
+        if self.windows:
+            sample = through_window(sample, rng, **self.windows, mirror=not sample["laterality"])
         if self.foreign_share and rng.random() < self.foreign_share:
             sample = self._ask_for_another(sample, rng)
         return self.add_text(sample, rng=rng)

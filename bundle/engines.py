@@ -94,11 +94,14 @@ class PassInferer(Inferer):
                 inputs["prompt_mask"],
                 obj_image=inputs["obj_image"],
                 target_ids=inputs["target_ids"],
+                windows_xyxy_norm=inputs.get("windows_xyxy_norm"),
             )
 
 
 class AskInferer(Inferer):
     """Questions in, masks and greedy sentences out: the predictor's own function on a batch.
+
+    What was compiled for training rests: shapes here are others, each word has its own, and every one would compile.
 
     Args:
         words: False leaves the sentences out, which take most of the time.
@@ -108,7 +111,7 @@ class AskInferer(Inferer):
         self.text, self.words = text, words
 
     def __call__(self, inputs: Mapping[str, Any], network: nn.Module, *_: Any, **__: Any) -> RawAnswers:
-        with mixed_precision(network, inputs["image"]):
+        with mixed_precision(network, inputs["image"]), torch.compiler.set_stance("force_eager"):
             network_bare = bare(network)
             assert isinstance(network_bare, (PRSMed, MediSee))
             return answer_batch(network_bare, inputs, self.text, words=self.words)

@@ -96,13 +96,14 @@ def open_store(
     info: Mapping[str, Any],
     queries: bool = False,
     mode: str = "free",
+    words: bool = True,
 ) -> PredictionStore:
     """The store of an evaluation, in `output_dir/predictions`; what it holds from a killed run is kept.
 
     Args:
         system: who answers (`model_record` of a predictor, or the name of a baseline or external system).
         info: `thresholds`, `zone_rule` and `preprocessing` that answers are decided and shown with.
-        queries, mode: whether own questions are asked, and how MediSee is.
+        queries, mode, words: whether own questions are asked, how MediSee is, and whether sentences are wanted.
     """
     asked = [[item.key, _own_question(item), item.edit] for item in items]
     about = {
@@ -115,6 +116,7 @@ def open_store(
         "zone_rule": info["zone_rule"],
         "preprocessing": info["preprocessing"],
         **({"queries": True, "mode": mode} if queries else {}),
+        **({} if words else {"words": False}),
     }
     folder = Path(output_dir) / PREDICTIONS_FOLDER
     if idist.get_rank() == 0:

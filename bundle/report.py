@@ -79,19 +79,22 @@ class RunRecorder:
         raise error
 
 
-def finish_training(recorder: RunRecorder, test: Mapping[str, str], *, device: Any, dataset_dir: str) -> dict[str, Any]:
-    """Score the best model of a finished training, as a linked run, and say where everything lies."""
+def finish_training(recorder: RunRecorder, test: Mapping[str, Any], *, device: Any, dataset_dir: str) -> dict[str, Any]:
+    """Score the best model of a finished training, as a linked run, and say where everything lies.
+
+    Args:
+        test: `config_file` of the evaluation, `split`, and whatever else is to differ from that config.
+    """
     tracker, run = recorder.tracker, recorder.run
     idist.barrier()  # rank 0 may still be writing the best model
     if not recorder.manifest.split(test["split"]):
         logger.warning("no case of split %r: the best model, %s, is not scored", test["split"], run.best)
         return {}
     scores = run_evaluation(
-        test["config_file"],
+        **test,
         model=str(run.best),
         device=device,
         dataset_dir=dataset_dir,
-        split=test["split"],
         output_dir=str(run.folder / test["split"]),
         tracking_uri=tracker.tracking_uri,
         experiment_name=tracker.experiment,

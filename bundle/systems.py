@@ -56,11 +56,14 @@ def model_info(model: str) -> dict[str, Any]:
     return read_info(model_folder(model))
 
 
-def load_asker(model: str, device: Any, mode: str = "free", feature_cache: str | None = None) -> Asker:
+def load_asker(
+    model: str, device: Any, *, mode: str = "free", words: bool = True, feature_cache: str | None = None
+) -> Asker:
     """Load a model for evaluation: PRS-Med, MediSee, or the U-Net they are compared with.
 
     Args:
         mode: how MediSee is asked (`prsmed.models.medisee.MODES`).
+        words: False leaves the sentences out, which take most of the time.
         feature_cache: folder that keeps the maps of the encoder, so that a picture is encoded once for several
             evaluations of models that stand on the same encoder; None: nothing is kept.
     """
@@ -71,7 +74,7 @@ def load_asker(model: str, device: Any, mode: str = "free", feature_cache: str |
     predictor = Predictor.load(folder, device=str(device), mode=mode)
     if feature_cache is not None:
         keep_maps(predictor.network.encoder, feature_cache)
-    return Asker(predictor.network, predictor.preprocessing, predictor.text, AskInferer(predictor.text))
+    return Asker(predictor.network, predictor.preprocessing, predictor.text, AskInferer(predictor.text, words=words))
 
 
 def external_record(name: str, answers_csv: str) -> dict[str, Any]:

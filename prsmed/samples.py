@@ -22,6 +22,7 @@ from prsmed.text.encode import IGNORE_ID, TextEncoder, pad_batch
 from prsmed.text.findings import components, find
 from prsmed.text.templates import TemplateBank, rule_text
 from prsmed.types import EVIDENCE_STATES, MODALITIES, TARGET_KINDS, Case, Finding, Query, SliceRef, SourceImage, Target
+from prsmed.windows import WHOLE, label_window, random_window
 
 ASKS_WHERE = ("position",)
 """Kinds of a case's own questions that an answer about the position fits, and that stay true of a mirrored picture."""
@@ -259,6 +260,28 @@ def foreign_targets(items: Sequence[Item], modality: str | None) -> list[tuple[s
     )
 
 
+def through_window(
+    sample: Mapping[str, Any], rng: np.random.Generator, *, share: float, min_side: float, mirror: bool
+) -> dict[str, Any]:
+    """The sample with the label of a random window, which the network cuts from its maps; `image` stays whole.
+
+    Args:
+        share: how many samples; the others stay as they are.
+        min_side, mirror: see `random_window`.
+    """
+    if rng.random() >= share:
+        return dict(sample)
+    window = random_window(rng, min_side=min_side, mirror=mirror)
+    return {**sample, "label": label_window(sample["label"], window), "window_xyxy_norm": window}
+
+
+def windows_of(samples: Sequence[Mapping[str, Any]]) -> torch.Tensor | None:
+    """Windows (B, 4) of samples, the whole picture where a sample has none; None where no sample has one."""
+    if not any("window_xyxy_norm" in sample for sample in samples):
+        return None
+    return torch.stack([sample.get("window_xyxy_norm", torch.tensor(WHOLE)) for sample in samples])
+
+
 def own_words(
     sample: Mapping[str, Any], query: Query, label: torch.Tensor, *, text: TextEncoder, answers: bool
 ) -> dict[str, Any]:
@@ -279,7 +302,8 @@ def collate(samples: Sequence[Mapping[str, Any]], *, pad_id: int) -> dict[str, A
     """Samples to one batch: images and labels padded at the bottom and right, texts on the right.
 
     Returns:
-        image (B, 3, H, W) float32; label, valid (K, 1, H, W) float32; obj_image, modality_index, kind_index (K,) long;
+        image (B, 3, H, W) float32; windows_xyxy_norm (B, 4), what the labels show of the images, or None for all of
+        them; label, valid (K, 1, H, W) float32; obj_image, modality_index, kind_index (K,) long;
         state_index (K,) long, of `EVIDENCE_STATES`, IGNORE_ID where the picture shows something else than is asked for;
         present (K,) float32; input_ids, attention_mask, prompt_mask, target_ids (K, T); geometry, question, query_kind,
         answer, key, picture, modality, target, kind as lists of K. Here every image has one object: K = B.
@@ -302,6 +326,7 @@ def collate(samples: Sequence[Mapping[str, Any]], *, pad_id: int) -> dict[str, A
         "image": padded("image"),
         "label": label,
         "valid": valid,
+        "windows_xyxy_norm": windows_of(samples),
         "obj_image": torch.arange(len(samples)),
         "modality_index": torch.tensor([MODALITIES.index(sample["modality"]) for sample in samples]),
         "kind_index": torch.tensor([TARGET_KINDS.index(sample["kind"]) for sample in samples]),

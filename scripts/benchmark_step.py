@@ -2,6 +2,7 @@
 
     python -m scripts.benchmark_step [--batch-size 8] [--rounds 10] [--out step.json]
     python -m scripts.benchmark_step --preset small --config configs/preset_small.json
+    python -m scripts.benchmark_step --compiled
 
 With an overlay the network learns as in its last stage, and where that keeps features, `ours` reads them from disk.
 
@@ -9,13 +10,16 @@ Same weights, same inputs, one process. `ours`: one pass, logits at the answer o
 the language model, one for the states that condition the mask and one for the loss, which covers every position, and
 the image is encoded in each.
 `plain transformers`: one pass of the causal model with `labels`, logits at every position.
+With `--compiled`, `ours` stands beside itself as `torch.compile` runs it; compiling counts in no round.
 """
 
 from __future__ import annotations
 
 import atexit
+import copy
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from functools import partial
@@ -26,6 +30,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from bundle.compiling import compile_parts
 from bundle.engines import PassInferer, build_trainable, mixed_precision
 from prsmed.geometry import Geometry
 from prsmed.losses import PRSMedLoss
@@ -40,7 +45,9 @@ ANSWER = "The lung opacity lies in the upper left part of the image."
 WEIGHTS = {"bce": 1.0, "dice": 1.0, "ce": 0.5, "presence": 0.2, "evidence": 0.5, "zone": 0.5}
 
 
-def make_variants(preset: str, batch_size: int, overlay: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+def make_variants(
+    preset: str, batch_size: int, overlay: Mapping[str, Any], compiled: bool
+) -> dict[str, Callable[[], Any]]:
     """One training step (forward, loss, backward) of each pattern on the same network and batch."""
     text = build_text("prs_med", preset)
     language_dtype = overlay.get("language_dtype")
@@ -70,7 +77,7 @@ def make_variants(preset: str, batch_size: int, overlay: Mapping[str, Any]) -> d
     }
     loss_function, inferer = PRSMedLoss(WEIGHTS), PassInferer()
 
-    def step(extra: Callable[[], torch.Tensor] | None) -> None:
+    def step(network: PRSMed, extra: Callable[[], torch.Tensor] | None) -> float:
         network.zero_grad(set_to_none=True)
         network.encoder.cache = kept if extra is None else None
         if extra is None:
@@ -78,6 +85,7 @@ def make_variants(preset: str, batch_size: int, overlay: Mapping[str, Any]) -> d
         else:
             loss = loss_function(inferer({**batch, "target_ids": None}, network), batch) + extra()
         loss.backward()
+        return float(loss.detach())
 
     def causal_loss() -> torch.Tensor:
         _, image_embeds, _ = network.encode_image(batch["image"], [g.canonical_hw_px for g in batch["geometry"]])
@@ -92,9 +100,13 @@ def make_variants(preset: str, batch_size: int, overlay: Mapping[str, Any]) -> d
         network.encoder.cache = None
         causal_loss().backward()
 
+    if compiled:
+        twin = copy.deepcopy(network)
+        compile_parts(twin, enabled=True, encoder=kept is None)
+        return {"compiled": partial(step, twin, None), "ours": partial(step, network, None)}
     return {
-        "ours": partial(step, None),
-        "released pattern": partial(step, causal_loss),
+        "ours": partial(step, network, None),
+        "released pattern": partial(step, network, causal_loss),
         "plain transformers (text only, no mask)": plain,
     }
 
@@ -104,15 +116,21 @@ def main(
     batch_size: int = 8,
     rounds: int = 10,
     config: Annotated[Path | None, typer.Option(help="The preset's overlay.")] = None,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compare with torch.compile instead.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
 ) -> None:
     """Print ratios of one training step."""
     overlay = json.loads(config.read_text(encoding="utf-8")) if config else {}
-    make = partial(make_variants, preset, batch_size, overlay)
+    make = partial(make_variants, preset, batch_size, overlay, compiled)
     variants = make()
-    seconds = alternate(variants, rounds=rounds)
+    if compiled:
+        started = time.perf_counter()
+        loss = variants["compiled"]()
+        seconds = time.perf_counter() - started
+        typer.echo(f"first compiled step: {seconds:.1f} s; loss {loss:.6f}, not compiled {variants['ours']():.6f}")
+    timings = alternate(variants, rounds=rounds)
     memory = {name: peak_memory_mib(make, name) for name in variants}
-    report(f"training step, {preset}, batch {batch_size}", seconds, memory, ours="ours", out=out)
+    report(f"training step, {preset}, batch {batch_size}", timings, memory, ours=next(iter(variants)), out=out)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def run(check: Check, *, minutes: float) -> Result:
 
 def machine() -> list[str]:
     """GPUs and library versions."""
-    lines = []
+    lines = [] if torch.cuda.is_available() else ["no GPU: torch finds no CUDA device on this machine"]
     for index in range(torch.cuda.device_count()):
         one = torch.cuda.get_device_properties(index)
         lines.append(f"GPU {index}: {one.name}, {one.total_memory / 1e9:.0f} GB, compute {one.major}.{one.minor}")

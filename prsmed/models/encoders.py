@@ -15,6 +15,7 @@ from prsmed.geometry import Frame
 from prsmed.models.feature_cache import FeatureCache
 from prsmed.models.pretrained import Renames, load_strictly, part
 from prsmed.models.tiny_vit import TinyViT
+from prsmed.windows import map_windows
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -67,13 +68,26 @@ class SegmentationEncoder(nn.Module):
     def forward(self, frame_BCHW: torch.Tensor) -> EncodedImage:
         raise NotImplementedError
 
-    def encode(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> EncodedImage:
-        """Canonical images to maps, through the cache where there is one."""
+    def encode(
+        self,
+        image_BCHW: torch.Tensor,
+        canonical_hw_px: Sequence[tuple[int, int]],
+        windows_xyxy_norm: torch.Tensor | None = None,
+    ) -> EncodedImage:
+        """Canonical images to maps, through the cache where there is one.
+
+        Args:
+            windows_xyxy_norm: (B, 4) the part of each image whose maps are wanted, see `prsmed.windows`.
+        """
         frame_BCHW = self.preprocess(image_BCHW, canonical_hw_px)
         if self.cache is None:
-            return self(frame_BCHW)
-        features, *skips = self.cache.maps(self, frame_BCHW)
-        return EncodedImage(features, tuple(skips), self.stride)
+            encoded = self(frame_BCHW)
+            maps = [encoded.features, *encoded.skips]
+        else:
+            maps = self.cache.maps(self, frame_BCHW)
+        if windows_xyxy_norm is not None:
+            maps = [map_windows(one, windows_xyxy_norm, self.frame, canonical_hw_px) for one in maps]
+        return EncodedImage(maps[0], tuple(maps[1:]), self.stride)
 
     def load_segment_anything(self, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
         """Load the image encoder of a whole segment-anything state dict.

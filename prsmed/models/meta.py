@@ -19,6 +19,7 @@ from prsmed.models.lora import add_lora
 from prsmed.models.medisee_presets import build_medisee
 from prsmed.models.presets import build_encoder, build_language, declare_base, image_tokens, shared_projector, sizes
 from prsmed.models.prs_med import PRSMed
+from prsmed.types import EVIDENCE_STATES, TARGET_KINDS
 
 VOCAB_SIZES = {"tiny": 934, "smollm2_135m": 49152}
 """Pieces of the tokenizers that come with the project or its bases; LLaVA's is part of its sizes."""
@@ -46,9 +47,16 @@ def network_on_meta(task: str, preset: str) -> nn.Module:
             sam = {name: value for name, value in row["prompting"].items() if name != "base"}
             network: nn.Module = build_medisee({**row, "prompting": sam}, encoder, language)
         else:
-            network = PRSMed(encoder, language, **row["fusion"])
+            network = PRSMed(encoder, language, **_fusion(row["fusion"], language.hidden_width))
     declare_base(network, row, [])
     return network
+
+
+def _fusion(arguments: Mapping[str, Any], width: int) -> dict[str, Any]:
+    fusion = dict(arguments)
+    if fusion.pop("summary_words", False):
+        fusion["summary_words"] = tuple(torch.empty(len(words), width) for words in (EVIDENCE_STATES, TARGET_KINDS))
+    return fusion
 
 
 def _language(row: Mapping[str, Any], encoder: SegmentationEncoder, tokens: int) -> LanguageBackbone:

@@ -23,8 +23,8 @@ from prsmed.models.prs_med import PRSMed
 from prsmed.text.encode import TextEncoder, load_tokenizer
 from prsmed.types import EVIDENCE_STATES, TARGET_KINDS
 
-PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    ("prs_med", "tiny"): {
+_PRS_MED: dict[str, dict[str, Any]] = {
+    "tiny": {
         "tokenizer": "tiny",
         "image_px": 128,
         "encoder": {
@@ -39,7 +39,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "token_grid_px": 4,
         "fusion": {"fusion_width": 128, "fusion_map_px": 8, "out_stride": 2, "evidence_cells": 4},
     },
-    ("prs_med", "small"): {
+    "small": {
         "tokenizer": "smollm2_135m",
         "special_tokens": {"bos": "<|im_start|>", "eos": "<|im_end|>", "pad": "<|endoftext|>"},
         "chat": {
@@ -60,6 +60,20 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
             "evidence_channels": 64,
             "decoder_channels": 64,
         },
+    },
+}
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "_seg": {"seg_token": True},
+    "_no_evidence": {"evidence_cells": 0, "summary_words": False},
+}
+"""What PRS-Med is compared with: one state conditions the mask (LISA), and no evidence tokens."""
+
+PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    **{
+        ("prs_med", name + suffix): {**row, "fusion": {**row["fusion"], **changes}}
+        for suffix, changes in _VARIANTS.items()
+        for name, row in _PRS_MED.items()
     },
     **MEDISEE_PRESETS,
     **LLAVA_PRESETS,

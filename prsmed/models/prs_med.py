@@ -16,6 +16,7 @@ from torch import nn
 from transformers import Cache
 from transformers.utils import ModelOutput
 
+from prsmed.errors import RequestError
 from prsmed.geometry import from_center
 from prsmed.models.encoders import EncodedImage, SegmentationEncoder
 from prsmed.models.evidence import Evidence, EvidenceHead, EvidenceSummary, WordedSummary
@@ -72,6 +73,8 @@ class PRSMed(nn.Module):
             one summary token per kind follows the language model's own image tokens.
         evidence_channels, decoder_channels: widths behind a large feature map; None: as wide as the map, and half.
         summary_words: what the evidence summaries speak in, see `WordedSummary`; None: in tokens that are learned.
+        seg_token: condition the mask on the state that predicts the answer's first token alone, where LISA has its
+            [SEG] (Lai et al. 2024); False: on all states of the question, as PRS-Med.
     """
 
     def __init__(
@@ -86,8 +89,10 @@ class PRSMed(nn.Module):
         evidence_channels: int | None = None,
         decoder_channels: int | None = None,
         summary_words: tuple[torch.Tensor, torch.Tensor] | None = None,
+        seg_token: bool = False,
     ):
         super().__init__()
+        self.seg_token = seg_token
         self.encoder = encoder
         self.language = language
         self.evidence = (
@@ -125,12 +130,17 @@ class PRSMed(nn.Module):
         return self
 
     def encode_image(
-        self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]
+        self,
+        image_BCHW: torch.Tensor,
+        canonical_hw_px: Sequence[tuple[int, int]],
+        windows_xyxy_norm: torch.Tensor | None = None,
     ) -> tuple[EncodedImage, torch.Tensor, Evidence | None]:
         """Everything that depends on the image alone: maps, image embeddings (B, N, D), evidence."""
-        encoded = self.encoder.encode(image_BCHW, canonical_hw_px)
+        encoded = self.encoder.encode(image_BCHW, canonical_hw_px, windows_xyxy_norm)
         seen = self.language.look(image_BCHW, canonical_hw_px)
         if seen is not None:
+            if windows_xyxy_norm is not None:
+                raise RequestError("this language model looks at the whole picture itself; set windows to null")
             return encoded, seen, None
         frame, grid_px = self.encoder.frame, encoded.features.shape[-1]
         offsets = from_center(frame.patch_centers_norm(grid_px, canonical_hw_px), canonical_hw_px)
@@ -161,6 +171,7 @@ class PRSMed(nn.Module):
         obj_image: torch.Tensor | None = None,
         target_ids: torch.Tensor | None = None,
         encoded: tuple[EncodedImage, torch.Tensor, Evidence | None] | None = None,
+        windows_xyxy_norm: torch.Tensor | None = None,
         prefix: ReadPrefix | None = None,
         keep_cache: bool = False,
     ) -> PRSMedOutput:
@@ -173,10 +184,11 @@ class PRSMed(nn.Module):
             obj_image: (K,) which image each row asks about; None: row k asks about image k.
             target_ids: (K, T), answer ids where they stand in `input_ids`, IGNORE_ID elsewhere.
             encoded: what `encode_image` gave for these images, to ask again without encoding again.
+            windows_xyxy_norm: (B, 4) the part of each image that is looked at, see `prsmed.windows`; None: all of it.
             prefix: what `read_prefix` gave for them; `input_ids` must start with the same tokens. It stays as it is.
             keep_cache: fill a cache, to continue with `continue_text`.
         """
-        encoded = encoded or self.encode_image(image_BCHW, canonical_hw_px)
+        encoded = encoded or self.encode_image(image_BCHW, canonical_hw_px, windows_xyxy_norm)
         maps, image_embeds, evidence = encoded
         if obj_image is None:
             obj_image = torch.arange(len(input_ids), device=input_ids.device)
@@ -189,9 +201,12 @@ class PRSMed(nn.Module):
             rest_KTD, cache = self.language(rest, None, attention_mask, cache=deepcopy(prefix.cache))
             hidden_KTD = torch.cat([prefix.hidden_BPD, rest_KTD], dim=1)
         maps = maps.select(obj_image)
-        fused = self.fusion(maps.features, hidden_KTD, prompt_mask)
-        mask_logits = self.encoder.frame.leave(self.decoder(fused, maps.skips).float(), hw_px, _hw_px(image_BCHW))
         last_prompt = last_states(hidden_KTD, prompt_mask)
+        if self.seg_token:
+            fused = self.fusion(maps.features, last_prompt[:, None], torch.ones_like(prompt_mask[:, :1]))
+        else:
+            fused = self.fusion(maps.features, hidden_KTD, prompt_mask)
+        mask_logits = self.encoder.frame.leave(self.decoder(fused, maps.skips).float(), hw_px, _hw_px(image_BCHW))
         pooled = torch.cat([fused.mean(dim=(2, 3)), fused.amax(dim=(2, 3)), last_prompt], dim=1)
         text_logits = None
         if target_ids is not None:

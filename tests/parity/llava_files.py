@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from tests.parity.rule import PARITY
 
@@ -18,19 +19,22 @@ def tiny_configs() -> tuple[dict, dict]:
     return both["model_config"], both["vision_tower_config"]
 
 
-def write_original(folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping, *, shards: int = 3) -> Path:
-    """A checkpoint folder as the original code saves it: `.bin` shards and their index."""
+def write_original(
+    folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping, *, shards: int = 3, kind: str = "bin"
+) -> Path:
+    """A checkpoint folder as the original code saves it: shards of a kind, `bin` or `safetensors`, and their index."""
+    stem, save = ("pytorch_model", torch.save) if kind == "bin" else ("model", save_file)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(dict(config)))
     shutil.copyfile(TOKENIZER, folder / "tokenizer.json")
     names = sorted(tensors)
     places = {}
     for number in range(shards):
-        file = f"pytorch_model-{number + 1:05d}-of-{shards:05d}.bin"
+        file = f"{stem}-{number + 1:05d}-of-{shards:05d}.{kind}"
         mine = names[number::shards]
-        torch.save({name: tensors[name] for name in mine}, folder / file)
+        save({name: tensors[name] for name in mine}, folder / file)
         places |= dict.fromkeys(mine, file)
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / f"{stem}.{kind}.index.json").write_text(json.dumps({"weight_map": places}))
     return folder
 
 

@@ -12,6 +12,7 @@ FLOORS = (
     ("prsmed.errors",),
     ("prsmed.types",),
     ("prsmed.geometry",),
+    ("prsmed.windows",),
     ("prsmed.data", "prsmed.text"),
     ("prsmed.models",),
     ("prsmed.samples", "prsmed.losses", "prsmed.metrics", "prsmed.volumes", "prsmed.loaded", "prsmed.scenes"),

@@ -15,10 +15,11 @@ from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import DataError, RequestError
 from prsmed.models.presets import build_text
-from prsmed.samples import findings_of, items_of
+from prsmed.samples import collate, findings_of, items_of
 from prsmed.text.parse import parse_position, zones_match
 from prsmed.text.templates import TemplateBank
 from prsmed.types import MODALITIES, SliceRef
+from prsmed.windows import label_window
 
 TEXT = build_text("prs_med", "tiny")
 SMALL = {"pictures": 6, "volumes": 0, "seed": 0}
@@ -75,6 +76,24 @@ def test_some_questions_ask_for_what_such_a_picture_cannot_show(dataset: Callabl
         assert sample["target"] == "polyp" and not sample["label"].any()
         assert parse_position(sample["answer"], target="polyp").kind == "none"
     assert all(sample["named_modality"] in ("endoscopy", sample["modality"]) for sample in foreign)
+
+
+def test_windows_move_label_and_words_and_say_which_part_the_network_must_look_at(
+    dataset: Callable[..., AskDataset],
+) -> None:
+    asked = dataset(augmentation=None, windows={"share": 0.5, "min_side": 0.6})
+    samples = [asked[index] for index in range(len(asked))]
+    through = [sample for sample in samples if "window_xyxy_norm" in sample]
+    assert 0 < len(through) < len(samples)
+    for sample in through:
+        whole = asked.loaded[sample["index"]]["label"]
+        assert torch.equal(sample["label"], label_window(whole, sample["window_xyxy_norm"]))
+        findings = findings_of(sample["label"][0].numpy() > 0.5, sample["kind"], zone_rule="posmed")
+        assert zones_match(parse_position(sample["answer"], target=sample["target"]), described_zones(findings))
+    batch = collate(samples, pad_id=TEXT.pad_id)
+    assert batch["windows_xyxy_norm"].shape == (len(samples), 4)
+    unmoved = next(index for index, sample in enumerate(samples) if "window_xyxy_norm" not in sample)
+    assert batch["windows_xyxy_norm"][unmoved].tolist() == [0, 0, 1, 1]
 
 
 def test_the_cached_image_is_not_touched(dataset: Callable[..., AskDataset]) -> None:

@@ -75,6 +75,7 @@ def test_a_store_tells_what_it_was_made_with(phantom_manifest: Manifest, tmp_pat
         ({"split": "val"}, "split"),
         ({"seed": 1}, "questions_sha256"),
         ({"info": {**INFO, "zone_rule": "mmrs"}}, "zone_rule"),
+        ({"words": False}, "words"),
         ({"info": {**INFO, "thresholds": {"mask": 0.5, "presence": 0.6}}}, "thresholds"),
     ],
 )

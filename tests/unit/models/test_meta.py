@@ -5,6 +5,7 @@ import torch
 
 from prsmed.models.checkpoints import base_of
 from prsmed.models.meta import ValuesBesideShapes, network_on_meta
+from prsmed.types import EVIDENCE_STATES
 from scripts.memory_budget import dry_run
 
 
@@ -42,6 +43,16 @@ def test_a_step_at_full_size_runs_through_forward_and_loss(task):
     loss, kept_bytes = dry_run(network, task, "llava_med_7b")
     assert loss.is_meta and loss.requires_grad
     assert 1e8 < kept_bytes < 1e10
+
+
+@pytest.mark.parametrize("preset", ["small", "small_seg", "small_no_evidence"])
+def test_a_summary_in_words_needs_no_weights(preset):
+    """SmolLM2 is 576 wide; its words are known once its weights are fetched."""
+    network = network_on_meta("prs_med", preset)
+    if preset == "small_no_evidence":
+        assert network.summary is None
+    else:
+        assert network.summary.states.shape == (len(EVIDENCE_STATES), 576)
 
 
 def test_values_and_shapes_work_together():

@@ -75,9 +75,11 @@ def _pass(network, images, sizes, batch, *, with_targets=False, **options):
     )
 
 
+@pytest.mark.parametrize("seg_token", [False, True], ids=["question", "seg token"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_the_answer_does_not_reach_mask_and_presence(network, text, training):
+def test_the_answer_does_not_reach_mask_and_presence(network, text, training, seg_token):
     network = copy.deepcopy(network).train(training)
+    network.seg_token = seg_token
     batch = _texts(text, QUESTIONS, ANSWERS)
     other = {name: value.clone() for name, value in batch.items()}
     is_answer = batch["target_ids"] >= 0
@@ -103,6 +105,33 @@ def test_the_question_does_reach_mask_and_presence(network, text):
     assert (one.mask_logits - other.mask_logits)[0].abs().max() > 1e-2
     assert (one.presence_logit - other.presence_logit)[0].abs() > 1e-3
     assert torch.equal(one.evidence_logits, other.evidence_logits)  # from the image alone
+
+
+def test_a_window_is_looked_at_instead_of_the_picture(network, text):
+    images, texts = _common(_images()), _texts(text, QUESTIONS)
+    windows = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.3, 0.2, 1.0, 0.9], [1.0, 0.0, 0.0, 1.0]])
+    arguments = (images, SIZES_HW_PX, texts["input_ids"], texts["attention_mask"], texts["prompt_mask"])
+    with torch.no_grad():
+        plain, seen = network(*arguments), network(*arguments, windows_xyxy_norm=windows)
+    for name in ("mask_logits", "evidence_logits", "prompt_states", "presence_logit"):
+        torch.testing.assert_close(seen[name][:1], plain[name][:1], atol=1e-4, rtol=1e-4)
+        assert all(not torch.allclose(seen[name][row], plain[name][row], atol=1e-5) for row in (1, 2)), name
+    mirrored = network.encoder.encode(images, SIZES_HW_PX, windows).features[2]
+    torch.testing.assert_close(mirrored, network.encoder.encode(images, SIZES_HW_PX).features[2].flip(2))
+
+
+def test_the_seg_token_is_the_one_state_that_predicts_the_first_answer_token(network, text):
+    network = copy.deepcopy(network).train()
+    network.seg_token = True
+    asked = []
+    network.fusion.register_forward_pre_hook(lambda _module, inputs: asked.append(inputs[1:]))
+    batch = _texts(text, QUESTIONS, ANSWERS)
+    output = _pass(network, _common(_images()), SIZES_HW_PX, batch, with_targets=True)
+    ((state_K1D, mask_K1),) = asked
+    assert mask_K1.shape == (3, 1) and mask_K1.all()
+    for row in range(3):
+        first = int((batch["target_ids"][row] >= 0).int().argmax())
+        assert torch.equal(state_K1D[row, 0], output.prompt_states[row, first - 1])
 
 
 def test_the_mask_sends_no_gradient_to_answer_tokens(network, text):
