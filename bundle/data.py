@@ -198,12 +198,12 @@ def read_requests(request_file: str | Path, image_dir: str | Path) -> list[dict[
 
 
 def checked_request(entry: Any) -> dict[str, Any]:
-    """`image`, `question`, `modality` (or None) and `position` (a `SliceRef` or None) of one entry.
+    """`image`, `question`, `modality` and `series` (or None) and `position` (a `SliceRef` or None) of one entry.
 
     Raises:
         RequestError: the entry is not a request.
     """
-    expected = "expected texts `image` and `question`, and optionally the text `modality` and a `slice`"
+    expected = "expected texts `image` and `question`, and optionally the texts `modality`, `series` and a `slice`"
     if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("image", "question")):
         raise RequestError(f"got {entry!r}; {expected}")
     place = entry.get("slice")
@@ -216,4 +216,4 @@ def checked_request(entry: Any) -> dict[str, Any]:
             f'{entry["image"]}: got slice {place!r}; expected {{"axis": "axial", "index": 12}},'
             f" with an axis of {', '.join(SLICE_AXES)}"
         )
-    return {**{key: entry.get(key) for key in ("image", "question", "modality")}, "position": position}
+    return {**{key: entry.get(key) for key in ("image", "question", "modality", "series")}, "position": position}

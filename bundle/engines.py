@@ -23,6 +23,7 @@ from prsmed.models.presets import build_network
 from prsmed.models.prs_med import PRSMed, PRSMedOutput
 from prsmed.predictor import Predictor
 from prsmed.text.encode import TextEncoder
+from prsmed.volumes import VolumeOptions
 
 
 def build_trainable(
@@ -118,14 +119,27 @@ class AskInferer(Inferer):
 
 
 class AnswerInferer(Inferer):
-    """One request to its session and answer; a `PrsmedError` is returned, so that the other requests go on."""
+    """One request to its session and answer; a `PrsmedError` is returned, so that the other requests go on.
+
+    Args:
+        volume: how whole volumes are asked.
+    """
+
+    def __init__(self, volume: VolumeOptions | None = None):
+        self.volume = volume
 
     def __call__(self, inputs: Mapping[str, Any], network: nn.Module, *_: Any, **__: Any) -> Any:
         assert isinstance(network, ImageToMask)
         try:
             request = checked_request(inputs["request"])
             image = file_inside(inputs["image_dir"], request["image"], "request")
-            session = network.predictor.open(image, modality=request["modality"], position=request["position"])
+            session = network.predictor.open(
+                image,
+                modality=request["modality"],
+                position=request["position"],
+                volume=self.volume,
+                series_uid=request["series"],
+            )
             return session, session.ask(request["question"])
         except PrsmedError as error:
             return error

@@ -228,6 +228,15 @@ def contradictions_of(model_text: str, thing: AnswerObject, *, target: str, stat
     return found
 
 
+def box_contradictions(thing: AnswerObject) -> list[str]:
+    """Where a box decoder's box and the mask share no pixel, in plain English; nothing where one of them is missing."""
+    box, drawn_box = thing.detected_box_xyxy_px, thing.box_xyxy_px
+    if box is None or drawn_box is None:
+        return []
+    x_meet, y_meet = (min(box[end], drawn_box[end]) > max(box[end - 2], drawn_box[end - 2]) for end in (2, 3))
+    return [] if x_meet and y_meet else ["the box of the box decoder lies elsewhere than the mask"]
+
+
 def described_zones(findings: Sequence[Finding]) -> tuple[str, ...]:
     """The zones a truthful sentence names: all findings up to the templates' limit, else the largest one's."""
     return tuple(finding.zone for finding in described_findings(findings))

@@ -35,6 +35,7 @@ class WorklistRow:
     Attributes:
         number: from 1, the first row below the heading.
         image: a file, or a DICOM folder.
+        series: UID of the one that is meant, where a DICOM folder holds several.
     """
 
     number: int
@@ -42,6 +43,7 @@ class WorklistRow:
     question: str
     modality: str | None
     id: str
+    series: str | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Result:
 
 
 def read_worklist(path: Path) -> list[WorklistRow]:
-    """The rows of a worklist: columns `image` and `question`, and where there are any `modality` and `id`.
+    """The rows of a worklist: columns `image` and `question`, and where there are any `modality`, `id`, `series`.
 
     Raises:
         RequestError: the file cannot be read, lacks a column, or has no rows.
@@ -70,16 +72,14 @@ def read_worklist(path: Path) -> list[WorklistRow]:
             table = csv.DictReader(stream)
             if missing := {"image", "question"} - set(table.fieldnames or ()):
                 raise RequestError(f"{path}: has no column {', '.join(sorted(missing))}; see docs/asking.md")
-            cells = [
-                {name: (row.get(name) or "").strip() for name in ("image", "question", "modality", "id")}
-                for row in table
-            ]
+            names = ("image", "question", "modality", "id", "series")
+            cells = [{name: (row.get(name) or "").strip() for name in names} for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path}: cannot be read as a CSV of studies ({error}); see docs/asking.md") from error
     if not cells:
         raise RequestError(f"{path}: holds no row; see docs/asking.md")
     return [
-        WorklistRow(number, row["image"], row["question"], row["modality"] or None, row["id"])
+        WorklistRow(number, row["image"], row["question"], row["modality"] or None, row["id"], row["series"] or None)
         for number, row in enumerate(cells, start=1)
     ]
 
@@ -133,7 +133,7 @@ def _ask(
     try:
         if not row.image:
             raise RequestError(f"row {row.number}: names no image; fill in its cell")
-        session = predictor.open(root / row.image, modality=row.modality, volume=volume)
+        session = predictor.open(root / row.image, modality=row.modality, volume=volume, series_uid=row.series)
         answer = session.ask(row.question, progress=slice_progress)
         session.write(folder, answer, dicom=dicom and session.source.series is not None)
     except PrsmedError as error:

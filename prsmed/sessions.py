@@ -13,6 +13,7 @@ import torch
 from prsmed.answers import (
     RawAnswers,
     answer_batch,
+    box_contradictions,
     contradictions_of,
     decide,
     detected_box,
@@ -146,6 +147,7 @@ class Session:
         ]
         if thing.present:
             thing.detected_box_xyxy_px = detected_box(raw, 0, self.geometry.slice_hw_px)
+        # A box elsewhere says nothing against the sentence: it is told, and the sentence stays.
         by_rule = bool(contradictions) or (in_patient and not explains)
         return Answer(
             question=question,
@@ -154,7 +156,7 @@ class Session:
             text=from_rule if by_rule else raw.texts[0],
             text_source="rule" if by_rule else "model",
             objects=[thing],
-            contradictions=contradictions,
+            contradictions=[*contradictions, *box_contradictions(thing)],
             modality=modality.name,
             modality_source=modality.source,
             timings_s={name: round(value, 4) for name, value in {**self.timings_s, **raw.timings_s}.items()},
@@ -219,11 +221,11 @@ class VolumeSession:
             RequestError: the question is empty or too long.
         """
         started = time.perf_counter()
-        target, kind, warnings = self.model.name_target(question)
         mask_ijk, presence_prob_S = self._draw(question, progress)
         components = Components(mask_ijk, self.frame.array_axis)
         kept = large_enough(components.found, self.options, voxel_mm3(self.frame.affine_ijk_to_ras))
         removed = len(components.found) - len(kept)
+        target, kind, warnings = self._name_target(question, components, kept, presence_prob_S)
         contradictions = [] if kept else self._overruled(presence_prob_S)
         side = side_asked(question)
         if side:
@@ -237,7 +239,7 @@ class VolumeSession:
         components.keep(kept)
         masks_s = time.perf_counter() - started
         index = findings[0].key_slice if findings else int(presence_prob_S.argmax())
-        key = Session(self.model, self.prepared, self.modality, SliceRef(self.options.axis, index))
+        key = self._slice_session(index)
         thing = self._key_object(key, mask_ijk, kind, bool(findings), float(presence_prob_S[index]))
         answer = key.state(
             question,
@@ -285,6 +287,20 @@ class VolumeSession:
             if progress:
                 progress(indices.stop, total)
         return mask_ijk, presence_prob_S
+
+    def _slice_session(self, index: int) -> Session:
+        return Session(self.model, self.prepared, self.modality, SliceRef(self.options.axis, index))
+
+    def _name_target(
+        self, question: str, components: Components, kept: list[Component], presence_prob_S: np.ndarray
+    ) -> tuple[str, str, list[str]]:
+        """As `LoadedModel.name_target`; where the model's answer decides, its answer about the slice with most mask."""
+        if not self.model.explains:
+            return self.model.name_target(question)
+        index = components.merged(kept).key_slice if kept else int(presence_prob_S.argmax())
+        texts = self._slice_session(index).raw(question).texts
+        assert texts is not None
+        return self.model.name_target(question, texts[0])
 
     def _overruled(self, presence_prob_S: np.ndarray) -> list[str]:
         """Said where the presence head sees something in some slices and nothing that counts was drawn."""
@@ -340,7 +356,7 @@ class VolumeSession:
         files: dict[str, str] = {}
         if dicom:  # first: it may be refused, and then nothing else is to lie in the folder
             require_dicom(self.source)
-            target, kind, _ = self.model.name_target(answer.question)
+            target, kind, _ = self.model.name_target(answer.question, answer.model_text)
             files |= write_dicom(folder, answer, answer.mask_ijk, self.source, target=target, kind=kind)
         files |= write_volume(folder, answer.mask_ijk, self.source, slices=self._sheet(answer))
         assert answer.key_slice is not None

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from prsmed.cli.options import MODE_HELP, advance, usable_device
+from prsmed.cli.options import MODE_HELP, MODEL_HELP, advance, usable_device
 from prsmed.errors import DataError, PrsmedError, RequestError
 from prsmed.types import MODALITIES, NOT_A_MEDICAL_DEVICE, SLICE_AXES, Answer, SliceRef
 
@@ -34,12 +34,7 @@ def ask(
     task: Annotated[
         str | None, typer.Option(help=_TASK_HELP, show_default="prs_med, or what --model was made for")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A shipped model, or a folder that training wrote (runs/NAME/best).", show_default="the task's own"
-        ),
-    ] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL_HELP, show_default="tiny, of --task medisee: medisee")] = None,
     mode: Annotated[str, typer.Option(help=MODE_HELP)] = "free",
     out: Annotated[Path, typer.Option(help="Where answer.json, mask.png and overlay.png go.")] = Path("answers"),
     slice_: Annotated[
@@ -52,7 +47,7 @@ def ask(
     series: Annotated[str | None, typer.Option(help="Series UID, where a DICOM folder holds several.")] = None,
     dicom: Annotated[bool, typer.Option("--dicom", help=_DICOM_HELP)] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer record.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Of one image: print the whole answer record.")] = False,
 ) -> None:
     """Ask one image, one volume, or every image of a folder, a question.
 
@@ -63,6 +58,9 @@ def ask(
     Writes the answer record, the mask at the image's own size and an overlay into --out; a folder of images gets one
     numbered folder each and answers.csv. An image that cannot be read does not stop the others. A folder of DICOM files
     is one volume.
+
+    tiny knows generated phantoms only; small and medisee are first trainings, see their cards in models/. Research
+    software, not a medical device.
     """
     from prsmed.predictor import Predictor, shipped_model
     from prsmed.sessions import require_dicom
@@ -136,9 +134,14 @@ def _is_series(folder: Path) -> bool:
 
 
 def batch(
-    worklist: Annotated[Path, typer.Argument(help="CSV with the columns image, question and, if known, modality, id.")],
+    worklist: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with the columns image, question and, if known, modality, id and series (a Series Instance UID)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Where results.csv and one folder for each row go.")],
-    model: Annotated[str, typer.Option(help="A shipped model, or a folder that training wrote.")] = "tiny",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "tiny",
     axis: Annotated[str, typer.Option(help=_AXIS_HELP)] = "axial",
     batch_size: Annotated[int, typer.Option(help=_BATCH_HELP)] = 8,
     min_volume: Annotated[float | None, typer.Option(help=_MIN_VOLUME_HELP, show_default="14")] = None,

@@ -35,7 +35,9 @@ def data_build(
     target_column: Annotated[str, typer.Option()] = "target",
     kind_column: Annotated[str, typer.Option()] = "kind",
     laterality_column: Annotated[str, typer.Option()] = "laterality",
-    label_column: Annotated[str | None, typer.Option(help="Label of a NIfTI mask.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Label of a volume, segment of a SEG, region of an RTSTRUCT.")
+    ] = None,
     dataset_column: Annotated[str, typer.Option()] = "dataset",
     group_column: Annotated[str, typer.Option(help="Patient or video: stays on one side of the split.")] = "group",
     split_column: Annotated[str, typer.Option()] = "split",
@@ -117,9 +119,9 @@ def data_phantoms(
 def data_queries(
     dataset_dir: Annotated[Path, typer.Argument(help=DATASET_HELP)],
     seed: Annotated[int, typer.Option(help="Another seed draws other facts, places and phrasings.")] = 0,
-    naming: Annotated[int, typer.Option(help="Questions by name, a target and length.")] = 1,
-    attribute: Annotated[int, typer.Option(help="Questions by what it is or does, a target and length.")] = 2,
-    location: Annotated[int, typer.Option(help="Questions by where it lies, a target and length.")] = 2,
+    naming: Annotated[int, typer.Option(help="Questions by name, for each target and length.")] = 1,
+    attribute: Annotated[int, typer.Option(help="Questions by what it is or does, alike.")] = 2,
+    location: Annotated[int, typer.Option(help="Questions by where it lies, alike.")] = 2,
     absent: Annotated[int, typer.Option(help="Things asked for that a picture does not show.")] = 2,
 ) -> None:
     """Write questions and answers into a manifest, by rule: from the class table and from the masks.

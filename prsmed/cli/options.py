@@ -11,6 +11,7 @@ from prsmed.errors import RequestError
 DATASET_DIR = ("--dataset-dir", "--dataset_dir")  # the second as the bundle's own command spells it
 DATASET_HELP = "A folder with manifest.jsonl, made by `prsmed data build`."
 
+MODEL_HELP = "tiny, small or medisee (shipped), or a folder that training wrote (runs/NAME/best)."
 MODE_HELP = (
     "Of MediSee: free (it may answer that the thing is not there) or forced (it always points, as in the paper)."
 )

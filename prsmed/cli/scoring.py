@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from prsmed.cli.options import DATASET_DIR, DATASET_HELP, MODE_HELP, usable_device
+from prsmed.cli.options import DATASET_DIR, DATASET_HELP, MODE_HELP, MODEL_HELP, usable_device
 from prsmed.errors import RequestError
 from prsmed.types import NOT_A_MEDICAL_DEVICE
 
 
 def evaluate(
     dataset_dir: Annotated[Path, typer.Option(*DATASET_DIR, help=DATASET_HELP)],
-    model: Annotated[str, typer.Option(help="A shipped model, or a folder that training wrote.")] = "tiny",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "tiny",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     out: Annotated[Path, typer.Option(help="Where predictions, scores and the report go.")] = Path("evaluation"),
     baseline: Annotated[
@@ -31,7 +31,7 @@ def evaluate(
     masks: Annotated[Path | None, typer.Option(help="Where that system's masks are; default: beside the CSV.")] = None,
     name: Annotated[str, typer.Option(help="That system's name.")] = "external system",
     gates: Annotated[
-        bool, typer.Option(help="Also ask the questions that an answer must look at to get right.")
+        bool, typer.Option(help="Also ask the gates' questions: does an answer follow picture and question?")
     ] = True,
     queries: Annotated[
         bool | None,

@@ -1,6 +1,7 @@
 """Worklists: folders without names of patients, rows that fail, and going on where a killed run stopped."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from prsmed.data.writers.nifti import write_nifti
 from prsmed.errors import RequestError
 from prsmed.predictor import Predictor
 from prsmed.volumes import VolumeOptions
+from tests.unit.data.readers.made_dicom import save, slice_of
 from tests.unit.small_networks import small_predictor
 
 QUESTION = "Where is the lung nodule?"
@@ -147,3 +149,15 @@ def test_a_row_without_an_image(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "worklist.csv").write_text(f"image,question\n,{QUESTION}\n", encoding="utf-8")
     result = run_worklist(predictor, tmp_path / "worklist.csv", tmp_path / "out", volume=OPTIONS)[0]
     assert (result.status, "names no image" in result.error) == ("failed", True)
+
+
+def test_a_study_of_several_series_is_asked_by_the_one_named(predictor: Predictor, tmp_path: Path) -> None:
+    other = "1.2.826.0.1.3680043.8.498.9"
+    slices = [slice_of(index) for index in range(2)] + [slice_of(index, SeriesInstanceUID=other) for index in range(3)]
+    save(tmp_path / "study", *slices)
+    rows = f"image,question,series\nstudy,{QUESTION},\nstudy,{QUESTION},{other}\n"
+    (tmp_path / "worklist.csv").write_text(rows, encoding="utf-8")
+    first, second = run_worklist(predictor, tmp_path / "worklist.csv", tmp_path / "out", volume=OPTIONS)
+    assert first.status == "failed" and "2 series" in first.error
+    answer = json.loads((tmp_path / "out" / second.folder / "answer.json").read_text(encoding="utf-8"))
+    assert second.status == "done" and answer["volume_statistics"]["slices"] == 3

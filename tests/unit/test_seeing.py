@@ -3,18 +3,22 @@
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import prsmed.sessions
 from bundle.scoring import ScoreHandler, prediction_of
-from prsmed.answers import answer_batch, detected_box
+from prsmed.answers import RawAnswers, answer_batch, detected_box
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import RequestError
 from prsmed.predictor import Predictor, shipped_model
 from prsmed.query_samples import query_items
 from prsmed.samples import add_text, collate, load_item
+from prsmed.types import SliceRef
+from prsmed.volumes import VolumeOptions
 from tests.unit.queries_set import write_query_set
 from tests.unit.small_medisee import small_medisee, small_text
 
@@ -109,6 +113,57 @@ def test_forced_always_points(predictor, picture):
     predictor.network.mode = "forced"
     answer = predictor.open(picture, modality="ct").ask(QUESTION)
     assert answer.objects[0].detected_box_xyxy_px is not None or not answer.objects[0].present
+
+
+def test_a_box_beside_the_mask_is_told_and_the_explanation_stays(predictor, picture, monkeypatch):
+    mask_prob = torch.zeros(1, 1, 40, 64)
+    mask_prob[..., 10:20, 10:20] = 1
+    sentence = "This is the liver."
+
+    def told(box_xyxy_px):
+        box_norm = torch.tensor([box_xyxy_px]) / torch.tensor([64, 40, 64, 40])
+        raw = RawAnswers(mask_prob, torch.ones(1), [sentence], boxes_xyxy_norm=box_norm)
+        monkeypatch.setattr(prsmed.sessions, "answer_batch", lambda *_, **__: raw)
+        answer = predictor.open(picture, modality="ct").ask(QUESTION)
+        assert answer.text == sentence
+        return answer.contradictions
+
+    assert told([12.0, 12.0, 40.0, 30.0]) == []
+    assert told([12.0, 25.0, 40.0, 30.0]) == ["the box of the box decoder lies elsewhere than the mask"]
+
+
+def _write_volume(path, *, bright=()):
+    voxels = np.random.default_rng(0).integers(-900, -300, (30, 20, 6)).astype(np.int16)
+    for box in bright:
+        voxels[box] = 400
+    nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 2.0, 1.0])), path)
+    return path
+
+
+def test_a_volume_is_seen_slice_by_slice(predictor, tmp_path):
+    path = _write_volume(tmp_path / "ct.nii")
+    predictor.network.mode = "forced"
+    volume = VolumeOptions(batch_size=4, min_volume_mm3=0)
+    answer = predictor.open(path, modality="ct", volume=volume).ask(QUESTION)
+    single = [predictor.open(path, modality="ct", position=SliceRef("axial", k)).ask(QUESTION) for k in range(6)]
+    # stored from the patient's right to left and from front to back, as an axial slice is shown
+    np.testing.assert_array_equal(answer.mask_ijk, np.stack([one.objects[0].mask.T for one in single], axis=2))
+    assert answer.model_text == single[answer.key_slice.index].model_text
+
+
+def test_a_volume_s_target_is_what_the_answer_names(predictor, tmp_path, monkeypatch):
+    """The question names nothing; an organ in two parts is one finding, and a lesion would be two."""
+    sentence = "This is the liver."
+
+    def answer(network, batch, text, *, words=True, **_):
+        prob = (batch["image"][:, :1] > 0.5).float()
+        return RawAnswers(prob, prob.amax(dim=(1, 2, 3)), [sentence] * len(prob) if words else None)
+
+    monkeypatch.setattr(prsmed.sessions, "answer_batch", answer)
+    parts = [np.s_[3:9, 4:10, 1:3], np.s_[20:26, 4:10, 3:5]]
+    asked = predictor.open(_write_volume(tmp_path / "ct.nii", bright=parts), modality="ct").ask(QUESTION)
+    assert len(asked.volume_statistics["findings"]) == 1 and asked.text == sentence
+    assert "liver" in asked.rule_text and not any("names none" in line for line in asked.warnings)
 
 
 def test_the_task_is_named_or_follows_from_the_model(predictor):

@@ -54,13 +54,17 @@ def test_a_file_of_questions(trained: Trained, tmp_path: Path, caplog: pytest.Lo
             request=str(request),
             dataset_dir=str(trained.dataset_dir),
             output_dir=str(tmp_path / "out"),
+            **{"volume::axis": "coronal", "volume::min_volume_mm3": 0, "volume::keep_largest": 1},
         )
     folders = sorted((tmp_path / "out").iterdir())
     assert [folder.name for folder in folders] == [f"{number:04d}" for number in range(9, 16)]
     answers = [json.loads((folder / "answer.json").read_text(encoding="utf-8")) for folder in folders]
     assert [answer["question"] for answer in answers] == [*QUESTIONS, *["Where is the brain tumour?"] * 2]
     assert answers[-2]["key_slice"] == {"axis": "axial", "index": 3} and answers[-2]["volume_statistics"] is None
-    assert answers[-1]["volume_statistics"]["slices"] > 1 and (folders[-1] / "mask.nii.gz").is_file()
+    statistics = answers[-1]["volume_statistics"]
+    assert statistics["slices"] > 1 and statistics["axis"] == answers[-1]["key_slice"]["axis"] == "coronal"
+    assert (statistics["cleaning"]["min_volume_mm3"], statistics["cleaning"]["keep_largest"]) == (0, 1)
+    assert len(statistics["findings"]) <= 1 and (folders[-1] / "mask.nii.gz").is_file()
     with Image.open(folders[0] / "mask.png") as mask, Image.open(trained.dataset_dir / picture.image) as image:
         assert mask.size == image.size
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]

@@ -197,6 +197,7 @@ def test_a_request_is_completed() -> None:
         "image": "a.nii.gz",
         "question": "Where?",
         "modality": None,
+        "series": None,
         "position": SliceRef("axial", 12),
     }
 

@@ -26,6 +26,7 @@ from prsmed.models.presets import build_text
 from prsmed.predictor import Predictor
 from prsmed.samples import items_of
 from prsmed.text.templates import TemplateBank
+from tests.unit.data.readers.made_dicom import SERIES_UID, save, slice_of
 from tests.unit.small_networks import small_network, small_text
 
 TEXT = small_text()
@@ -111,6 +112,9 @@ def test_image_to_mask_needs_no_question(predictor: Predictor) -> None:
         ({"modality": "pet"}, RequestError),
         ({"question": " "}, RequestError),
         ({"question": None}, RequestError),
+        ({"image": "study"}, DataError),
+        ({"image": "study", "series": "1.2.3"}, DataError),
+        ({"image": "study", "series": SERIES_UID, "modality": None}, None),
         ({"slice": {"axis": "oblique", "index": 0}}, RequestError),
         ({}, None),
     ],
@@ -119,10 +123,14 @@ def test_a_request_gives_an_answer_or_its_error(
     changes: dict, kind: type[PrsmedError] | None, predictor: Predictor, tmp_path: Path
 ) -> None:
     Image.fromarray(np.full((20, 30), 90, dtype=np.uint8)).save(tmp_path / "a.png")
+    slices = [slice_of(index) for index in range(2)] + [slice_of(0, SeriesInstanceUID="1.2.9")]
+    save(tmp_path / "study", *slices)
     request = {"image": "a.png", "question": "Where is the polyp #1?", "modality": "endoscopy", **changes}
     given = AnswerInferer()({"request": request, "image_dir": tmp_path}, ImageToMask(predictor))
     if kind:
         assert type(given) is kind
     else:
         session, answer = given
-        assert answer.question == "Where is the polyp #1?" and session.picture.shape == (20, 30, 3)
+        assert answer.question == "Where is the polyp #1?"
+        shown = session.source.array.shape if session.source.is_volume else session.picture.shape
+        assert shown == ((5, 4, 2) if request["image"] == "study" else (20, 30, 3))

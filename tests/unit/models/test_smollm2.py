@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from prsmed.errors import CheckpointError
 from prsmed.models.smollm2 import convert_smollm2
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -109,6 +110,32 @@ def test_the_numbers_are_those_of_the_file(converted):
     ids = torch.randint(len(PIECES), (2, 11), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, network(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "copies", "says"),
+    [
+        ("blk.1.ffn_up.weight", [], r"missing blk\.1\.ffn_up\.weight, extra none"),
+        (
+            "blk.1.ffn_up.weight",
+            ["blk.1.ffn_up.weight", "blk.1.more.weight"],
+            r"missing none, extra blk\.1\.more\.weight",
+        ),
+    ],
+    ids=["missing", "extra"],
+)
+def test_a_file_with_other_tensors_is_refused_by_name(name, copies, says, tmp_path, monkeypatch):
+    add = gguf.GGUFWriter.add_tensor
+
+    def add_copies(self, given, *args, **kwargs):
+        for copy in copies if given == name else [given]:
+            add(self, copy, *args, **kwargs)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", add_copies)
+    write_gguf(tmp_path / "any.gguf", tiny_network())
+    with pytest.raises(CheckpointError, match=says):
+        convert_smollm2(tmp_path / "any.gguf", tmp_path / "base")
+    assert not (tmp_path / "base").exists()
 
 
 @pytest.mark.parametrize(

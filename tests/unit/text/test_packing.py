@@ -72,6 +72,16 @@ def test_padding_sees_itself_alone(text, packed):
     assert (batch["target_ids"][1, length:] == IGNORE_ID).all()
 
 
+@pytest.mark.parametrize("image_tokens", [0, 1, 9])
+def test_candidates_are_found_however_many_tokens_an_image_has(text, image_tokens):
+    other = TextEncoder(text.tokenizer, image_tokens=image_tokens, candidates=2)
+    turns = [other.encode(question, "it", points=True) for question in ("show the liver", "a longer question, spleen")]
+    batch = pack_batch([turns, turns[:1]], other)
+    assert (batch["input_ids"][0] == IMAGE_ID).sum() == image_tokens
+    for image, at in zip(batch["turn_image"], batch["candidate_at"], strict=True):
+        assert batch["input_ids"][image, at + 1].tolist() == other.candidate_ids
+
+
 def test_an_image_of_which_nothing_is_there_has_no_candidates(text):
     batch = pack_batch([[text.encode("a spleen", "no")]], text)
     assert batch["candidate_at"].shape == (0, 2) and batch["turn_image"].shape == (0,)
