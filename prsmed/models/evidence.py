@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from prsmed.models.sam import full_precision
@@ -20,30 +21,67 @@ class Evidence(NamedTuple):
     Attributes:
         map_logits: (B, kinds, H, W) on the batch's canonical grid.
         state_logits: (B, kinds, states) of `EVIDENCE_STATES`; None from a summary without words.
+        prob: (B, kinds, h, w) on the encoder's frame, zero in its padding.
     """
 
     map_logits: torch.Tensor
     state_logits: torch.Tensor | None
+    prob: torch.Tensor
 
 
 class EvidenceHead(nn.Module):
     """A coarse map of lesion and organ evidence from the encoder's features alone (no question, no answer).
 
-    Shape: features (B, C, h, w) -> logits (B, kinds, h * cells, w * cells).
+    Args:
+        channels: of the features.
+        cells_per_step: evidence cells per step of the features and side.
+        hidden: width behind the features; None: as wide.
+        context_layers: transformer layers over a map of a quarter of the side, so that a cell knows the whole picture.
+            A frozen encoder's features need them; an encoder that learns can bring the picture to the cell itself.
+
+    Shape: features (B, C, h, w), offsets (B, 2, h, w) of the steps from the image's centre
+        -> logits (B, kinds, h * cells, w * cells).
     """
 
-    def __init__(self, channels: int, *, cells_per_step: int, hidden: int | None = None):
+    def __init__(self, channels: int, *, cells_per_step: int, hidden: int | None = None, context_layers: int = 0):
         super().__init__()
         hidden = hidden or channels
+        self.context = Context(channels, hidden, layers=context_layers) if context_layers else None
         self.head = nn.Sequential(
-            nn.Conv2d(channels, hidden, 3, padding=1),
+            nn.Conv2d(channels + (hidden if context_layers else 0), hidden, 3, padding=1),
             nn.GELU(),
             nn.Conv2d(hidden, len(TARGET_KINDS) * cells_per_step**2, 1),
             nn.PixelShuffle(cells_per_step),
         )
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, offsets_B2HW: torch.Tensor) -> torch.Tensor:
+        if self.context is not None:
+            features = torch.cat([features, self.context(features, offsets_B2HW)], dim=1)
         return self.head(features)
+
+
+class Context(nn.Module):
+    """What the whole picture says about each step of a map, by self-attention over a map of a quarter of the side.
+
+    Shape: features (B, C, h, w), offsets (B, 2, h, w) -> (B, out, h, w).
+    """
+
+    def __init__(self, channels: int, out: int, *, layers: int, width: int = 128):
+        super().__init__()
+        self.down = nn.Conv2d(channels, width, 4, stride=4)
+        self.place = nn.Linear(2, width)
+        layer = nn.TransformerEncoderLayer(
+            width, nhead=4, dim_feedforward=2 * width, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.up = nn.Conv2d(width, out, 1)
+
+    def forward(self, features: torch.Tensor, offsets_B2HW: torch.Tensor) -> torch.Tensor:
+        coarse = self.down(features)
+        places = F.adaptive_avg_pool2d(offsets_B2HW, coarse.shape[-2:])
+        tokens_BMD = coarse.flatten(2).transpose(1, 2) + self.place(places.flatten(2).transpose(1, 2))
+        seen = self.layers(tokens_BMD).transpose(1, 2).unflatten(2, coarse.shape[-2:])
+        return F.interpolate(self.up(seen), size=features.shape[-2:], mode="bilinear")
 
 
 class EvidenceSummary(nn.Module):

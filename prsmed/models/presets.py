@@ -58,6 +58,8 @@ _PRS_MED: dict[str, dict[str, Any]] = {
             "evidence_cells": 1,
             "summary_words": True,
             "evidence_channels": 64,
+            "evidence_layers": 2,
+            "evidence_to_mask": True,
             "decoder_channels": 64,
         },
     },

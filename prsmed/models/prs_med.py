@@ -23,6 +23,7 @@ from prsmed.models.evidence import Evidence, EvidenceHead, EvidenceSummary, Word
 from prsmed.models.fusion import CrossAttentionFusion
 from prsmed.models.language import Generated, LanguageBackbone, new_cache
 from prsmed.models.mask_decoder import MaskDecoder
+from prsmed.types import TARGET_KINDS
 
 
 @dataclass
@@ -72,6 +73,8 @@ class PRSMed(nn.Module):
         evidence_cells: evidence cells per step of the feature map and side; 0 switches evidence tokens off. With them,
             one summary token per kind follows the language model's own image tokens.
         evidence_channels, decoder_channels: widths behind a large feature map; None: as wide as the map, and half.
+        evidence_layers: see `EvidenceHead`.
+        evidence_to_mask: whether the mask decoder is given the evidence beside the fused map; for one cell a step.
         summary_words: what the evidence summaries speak in, see `WordedSummary`; None: in tokens that are learned.
         seg_token: condition the mask on the state that predicts the answer's first token alone, where LISA has its
             [SEG] (Lai et al. 2024); False: on all states of the question, as PRS-Med.
@@ -87,6 +90,8 @@ class PRSMed(nn.Module):
         out_stride: int = 1,
         evidence_cells: int = 0,
         evidence_channels: int | None = None,
+        evidence_layers: int = 0,
+        evidence_to_mask: bool = False,
         decoder_channels: int | None = None,
         summary_words: tuple[torch.Tensor, torch.Tensor] | None = None,
         seg_token: bool = False,
@@ -96,7 +101,12 @@ class PRSMed(nn.Module):
         self.encoder = encoder
         self.language = language
         self.evidence = (
-            EvidenceHead(encoder.channels, cells_per_step=evidence_cells, hidden=evidence_channels)
+            EvidenceHead(
+                encoder.channels,
+                cells_per_step=evidence_cells,
+                hidden=evidence_channels,
+                context_layers=evidence_layers,
+            )
             if evidence_cells
             else None
         )
@@ -110,8 +120,9 @@ class PRSMed(nn.Module):
             width=fusion_width,
             map_px=fusion_map_px,
         )
+        self.evidence_to_mask = evidence_to_mask and evidence_cells > 0
         self.decoder = MaskDecoder(
-            channels=encoder.channels,
+            channels=encoder.channels + (len(TARGET_KINDS) if self.evidence_to_mask else 0),
             stride=encoder.stride,
             out_stride=out_stride,
             first_channels=decoder_channels,
@@ -148,17 +159,17 @@ class PRSMed(nn.Module):
         tower = [encoded.features, offsets]
         if self.evidence is None or self.summary is None:
             return encoded, self.language.embed_image(torch.cat(tower, dim=1)), None
-        logits = self.evidence(encoded.features)
+        logits = self.evidence(encoded.features, offsets)
         centers = frame.patch_centers_norm(logits.shape[-1], canonical_hw_px).to(logits)
         inside = (centers < 1).all(dim=2).unflatten(1, logits.shape[-2:])[:, None]
-        prob = logits.sigmoid() * inside
+        prob = shown = logits.sigmoid() * inside
         if isinstance(self.summary, WordedSummary):
             prob = prob.detach()  # words read the evidence; what it is, masks alone teach
         tower.append(F.pixel_unshuffle(prob, logits.shape[-1] // grid_px))
         summaries, state_logits = self.summary(prob.flatten(2), from_center(centers, canonical_hw_px))
         tokens = [self.language.embed_image(torch.cat(tower, dim=1)), summaries]
         map_logits = frame.leave(logits.float(), canonical_hw_px, _hw_px(image_BCHW))
-        return encoded, torch.cat(tokens, dim=1), Evidence(map_logits, state_logits)
+        return encoded, torch.cat(tokens, dim=1), Evidence(map_logits, state_logits, shown)
 
     def forward(
         self,
@@ -206,7 +217,10 @@ class PRSMed(nn.Module):
             fused = self.fusion(maps.features, last_prompt[:, None], torch.ones_like(prompt_mask[:, :1]))
         else:
             fused = self.fusion(maps.features, hidden_KTD, prompt_mask)
-        mask_logits = self.encoder.frame.leave(self.decoder(fused, maps.skips).float(), hw_px, _hw_px(image_BCHW))
+        seen = fused
+        if self.evidence_to_mask and evidence is not None:
+            seen = torch.cat([fused, evidence.prob[obj_image].to(fused)], dim=1)
+        mask_logits = self.encoder.frame.leave(self.decoder(seen, maps.skips).float(), hw_px, _hw_px(image_BCHW))
         pooled = torch.cat([fused.mean(dim=(2, 3)), fused.amax(dim=(2, 3)), last_prompt], dim=1)
         text_logits = None
         if target_ids is not None:

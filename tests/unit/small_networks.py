@@ -28,7 +28,7 @@ ROW = {
     },
     "language": {"width": 32, "layers": 2, "heads": 2, "max_positions": 512},
     "token_grid_px": 2,
-    "fusion": {"fusion_width": 32, "fusion_map_px": 2, "out_stride": 2, "evidence_cells": 1},
+    "fusion": {"fusion_width": 32, "fusion_map_px": 2, "out_stride": 2, "evidence_cells": 1, "evidence_to_mask": True},
 }
 
 

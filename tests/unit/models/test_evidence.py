@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prsmed.models.evidence import MOMENTS, WordedSummary, moments
+from prsmed.models.evidence import MOMENTS, EvidenceHead, WordedSummary, moments
 from prsmed.types import EVIDENCE_STATES
 
 SIDE = 20
@@ -63,3 +63,22 @@ def test_words_do_not_teach_what_the_map_says():
     assert summary.read[0].weight.grad is None and summary.states.grad is not None
     logits.sum().backward()
     assert summary.read[0].weight.grad is not None and summary.read[0].in_features == MOMENTS
+
+
+def test_with_context_a_cell_knows_the_whole_picture():
+    torch.manual_seed(0)
+    features, offsets = torch.randn(1, 8, 16, 16), torch.zeros(1, 2, 16, 16)
+    changed = features.clone()
+    changed[..., 15, 15] += 5
+    for layers, knows in ((0, False), (2, True)):
+        head = EvidenceHead(8, cells_per_step=1, hidden=4, context_layers=layers).eval()
+        there = head(features, offsets)[..., 0, 0], head(changed, offsets)[..., 0, 0]
+        assert there[0].shape == (1, 2)
+        assert torch.allclose(*there) is not knows
+
+
+def test_with_context_places_matter():
+    torch.manual_seed(0)
+    head = EvidenceHead(8, cells_per_step=1, hidden=4, context_layers=1).eval()
+    features, offsets = torch.ones(1, 8, 16, 16), torch.zeros(1, 2, 16, 16)
+    assert not torch.allclose(head(features, offsets), head(features, offsets + 0.3))
