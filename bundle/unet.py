@@ -104,9 +104,15 @@ def answer_batch(network: nn.Module, batch: Mapping[str, Any]) -> RawAnswers:
 
 
 class UNetPassInferer(Inferer):
-    """One forward pass for training, as the record that `PRSMedLoss` reads."""
+    """One forward pass for training, as the record that `PRSMedLoss` reads.
+
+    Raises:
+        RequestError: labels show windows of the pictures, which only PRS-Med can cut from its maps.
+    """
 
     def __call__(self, inputs: Mapping[str, Any], network: nn.Module, *_: Any, **__: Any) -> PRSMedOutput:
+        if inputs.get("windows_xyxy_norm") is not None:
+            raise RequestError("a U-Net looks at whole pictures; set windows to null")
         mask_logits = asked_mask_logits(network, inputs)
         return PRSMedOutput(mask_logits=mask_logits, presence_logit=mask_logits.flatten(1).amax(dim=1))
 

@@ -120,6 +120,7 @@ class PRSMed(nn.Module):
             width=fusion_width,
             map_px=fusion_map_px,
         )
+        assert not evidence_to_mask or evidence_cells in (0, 1), "the decoder's map has one cell a step"
         self.evidence_to_mask = evidence_to_mask and evidence_cells > 0
         self.decoder = MaskDecoder(
             channels=encoder.channels + (len(TARGET_KINDS) if self.evidence_to_mask else 0),

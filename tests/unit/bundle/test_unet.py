@@ -120,6 +120,12 @@ def test_training_and_asking_see_the_same_masks(batch: dict) -> None:
     assert torch.isfinite(PRSMedLoss({"bce": 1, "dice": 1})(trained, asked))
 
 
+def test_labels_of_windows_are_refused(batch: dict) -> None:
+    asked = {**batch, "modality": ["endoscopy"] * 4, "target": ["polyp"] * 4, "windows_xyxy_norm": torch.rand(4, 4)}
+    with pytest.raises(RequestError, match="set windows to null"):
+        UNetPassInferer()(asked, small_unet())
+
+
 def test_the_training_split_decides_the_channels(phantom_manifest: Manifest) -> None:
     network = build_unet(phantom_manifest, **SMALL, device="cpu", seed=1)
     train = phantom_manifest.split("train")
