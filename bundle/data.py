@@ -19,11 +19,21 @@ from rich.progress import Progress, TaskID
 from torch.utils.data import DataLoader, Dataset
 
 from bundle.transforms import seeded
+from prsmed.data.empty import EMPTY_PICTURES
 from prsmed.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from prsmed.data.phantoms import write_phantoms
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import RequestError
-from prsmed.samples import Item, add_text, ask_for_another, collate, foreign_targets, load_item, through_window
+from prsmed.samples import (
+    Item,
+    add_text,
+    ask_for_another,
+    collate,
+    foreign_targets,
+    load_item,
+    show_nothing,
+    through_window,
+)
 from prsmed.text.encode import TextEncoder
 from prsmed.text.templates import TemplateBank
 from prsmed.types import MODALITIES, SLICE_AXES, SliceRef
@@ -73,6 +83,7 @@ class AskDataset(Dataset):
             unchanged picture first, so that features of a frozen encoder can be kept (`bundle.features`).
         cache_rate: share of canonical images kept in memory.
         foreign_share: how many questions ask for a lesion that such a picture cannot show, and are answered with no.
+        empty_share: how many questions are put about a picture that shows nothing at all, and are answered with no.
         windows: `share` of the samples that show a window of the picture only, and its `min_side` (`prsmed.windows`);
             None: none. The network cuts it from the encoder's maps.
     """
@@ -93,10 +104,11 @@ class AskDataset(Dataset):
         seed: int = 0,
         cache_rate: float = 1.0,
         foreign_share: float = 0.0,
+        empty_share: float = 0.0,
         windows: Mapping[str, float] | None = None,
     ):
         self.data = list(data)
-        self.foreign_share, self.windows = foreign_share, windows
+        self.foreign_share, self.empty_share, self.windows = foreign_share, empty_share, windows
         self.foreign = {modality: foreign_targets(self.data, modality) for modality in MODALITIES}
         load = Lambda(partial(load_item, manifest, preprocessing=preprocessing))
         self.loaded = CacheDataset(
@@ -122,7 +134,9 @@ class AskDataset(Dataset):
             sample = self.look(index, (self.epoch + index) % self.views)
         elif self.augmentation is not None:
             sample = seeded(self.augmentation, seed=int(rng.integers(2**32)))(sample)
-        if self.windows:
+        if self.empty_share and rng.random() < self.empty_share:
+            sample = show_nothing(sample, int(rng.integers(EMPTY_PICTURES)))
+        elif self.windows:
             sample = through_window(sample, rng, **self.windows, mirror=not sample["laterality"])
         if self.foreign_share and rng.random() < self.foreign_share:
             sample = self._ask_for_another(sample, rng)

@@ -18,6 +18,7 @@ from prsmed.answers import RawAnswers
 from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import CheckpointError, RequestError
+from prsmed.models.allocation import keep_freed_memory
 from prsmed.models.checkpoints import load_weights, model_folder, read_info
 from prsmed.models.prs_med import PRSMedOutput
 
@@ -75,6 +76,7 @@ def build_unet(manifest: Manifest, *, widths: Sequence[int], frame_px: int, devi
     """
     if idist.get_world_size() > 1:
         raise RequestError("the U-Net trains in one process; start it without torchrun")
+    keep_freed_memory()
     torch.manual_seed(seed)
     seen = {(case.modality, target.name) for case in manifest.split("train") for target in case.targets}
     asks = sorted((modality, name) for modality, name in seen if modality)

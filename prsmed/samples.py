@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from prsmed.data.edits import EDITS
+from prsmed.data.empty import empty_picture
 from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.data.readers import image_suffix
@@ -17,7 +18,7 @@ from prsmed.data.readers.picture import PICTURE_SUFFIXES
 from prsmed.data.slicing import choose_slices, volume_frame
 from prsmed.data.volumes import open_image, open_prepared, open_target
 from prsmed.errors import DataError
-from prsmed.geometry import PatientAxes
+from prsmed.geometry import Geometry, PatientAxes
 from prsmed.text.encode import IGNORE_ID, TextEncoder, pad_batch
 from prsmed.text.findings import components, find
 from prsmed.text.templates import TemplateBank, rule_text
@@ -239,6 +240,18 @@ def ask_for_another(sample: Mapping[str, Any], *, target: str, modality: str | N
         "label": torch.zeros_like(sample["label"]),
         "named_modality": modality,
         "foreign": True,
+    }
+
+
+def show_nothing(sample: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The same question about one of the `EMPTY_PICTURES`, a square: what is asked for is not there."""
+    side_px = max(sample["image"].shape[1:])
+    return {
+        **sample,
+        "image": empty_picture(number, side_px),
+        "label": torch.zeros(1, side_px, side_px),
+        "geometry": Geometry((side_px, side_px), (side_px, side_px)),
+        "queries": [],
     }
 
 

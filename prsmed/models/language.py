@@ -156,7 +156,7 @@ class CausalBackbone(LanguageBackbone):
         embeds_KTD = self.merge(input_ids, image_embeds)
         output = self.model.model(
             inputs_embeds=embeds_KTD,
-            attention_mask=attention_mask,
+            attention_mask=added_mask(attention_mask, embeds_KTD.dtype) if attention_mask.ndim == 4 else attention_mask,
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -226,6 +226,12 @@ class CausalBackbone(LanguageBackbone):
         return list(range(len(table_VD), len(table_VD) + count))
 
 
+def added_mask(allowed_K1TT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A 4-D bool mask as numbers to add to attention scores; written-out attention would add True as 1."""
+    zeros = torch.zeros_like(allowed_K1TT, dtype=dtype)
+    return zeros.masked_fill(~allowed_K1TT, torch.finfo(dtype).min)
+
+
 def _like_rows_of(table_VD: torch.Tensor, count: int) -> torch.Tensor:
     """Rows with the mean and the deviation of a table's."""
     rows = table_VD.detach().float()
@@ -270,7 +276,10 @@ def pretrained_llama(
         lora: arguments of `add_lora`; None: no adapters.
     """
     transformers_logging.disable_progress_bar()  # a fraction of a second, in the middle of our own output
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+    # Sequences are short; in bf16 on a CPU the backward pass of the fused kernel takes several times as long.
+    model = LlamaForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, attn_implementation="eager"
+    )
     model.requires_grad_(False)
     if lora is not None:
         add_lora(model, **lora)

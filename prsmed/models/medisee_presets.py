@@ -39,7 +39,7 @@ _SMALL: dict[str, Any] = {
     },
     "image_px": 256,
     "encoder": {"base": "lite_medsam"},
-    "language": {"base": "smollm2_135m", "lora": {"rank": 16, "alpha": 16, "dropout": 0.05}},
+    "language": {"base": "smollm2_135m", "lora": {"rank": 16, "alpha": 16, "dropout": 0.0}},
     "token_grid_px": 8,
     "prompting": {"base": "lite_medsam"},
     "heads": {"router_width": 1024, "box_width": 512},

@@ -11,6 +11,7 @@ from torch import nn
 
 from prsmed.errors import RequestError
 from prsmed.models.adopted import ADOPTED, ENCODERS, any_base_file, any_base_folder, any_base_identity
+from prsmed.models.allocation import keep_freed_memory
 from prsmed.models.bases import known_bases
 from prsmed.models.checkpoints import load_weights, model_folder, read_info, set_base, verified_file
 from prsmed.models.encoders import SegmentationEncoder, TinyViTEncoder
@@ -137,6 +138,7 @@ def build_network(task: str, preset: str, *, vocab_size: int) -> nn.Module:
     Raises:
         CheckpointError: the base was not fetched, or is damaged.
     """
+    keep_freed_memory()
     row = sizes(task, preset)
     encoder = build_encoder(row)
     language = build_language(row, encoder, image_tokens=image_tokens(task, preset), vocab_size=vocab_size)

@@ -78,6 +78,18 @@ def test_some_questions_ask_for_what_such_a_picture_cannot_show(dataset: Callabl
     assert all(sample["named_modality"] in ("endoscopy", sample["modality"]) for sample in foreign)
 
 
+def test_some_questions_are_put_about_a_picture_that_shows_nothing(dataset: Callable[..., AskDataset]) -> None:
+    asked = dataset(augmentation=None, empty_share=0.5, windows={"share": 1.0, "min_side": 0.6})
+    samples = [asked[index] for index in range(len(asked))]
+    empty = [sample for sample in samples if not torch.equal(sample["image"], asked.loaded[sample["index"]]["image"])]
+    assert 0 < len(empty) < len(samples)
+    for sample in empty:
+        assert not sample["label"].any() and sample["state"] == "none" and "window_xyxy_norm" not in sample
+        assert sample["image"].shape[1:] == sample["label"].shape[1:] == sample["geometry"].canonical_hw_px
+        assert parse_position(sample["answer"], target=sample["target"]).kind == "none"
+    assert collate(samples, pad_id=TEXT.pad_id)["present"].sum() <= len(samples) - len(empty)
+
+
 def test_windows_move_label_and_words_and_say_which_part_the_network_must_look_at(
     dataset: Callable[..., AskDataset],
 ) -> None:

@@ -51,6 +51,22 @@ def test_the_image_changes_what_follows_it_and_nothing_before(backbone):
     assert ((first[0, 2:] - second[0, 2:]).abs().amax(dim=1) > 1e-3).all()
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_mask_of_pairs_holds_in_every_kind_of_attention(backbone, attention):
+    """Causal, but the last two tokens do not see the two before them: so these may be anything."""
+    backbone.model.config._attn_implementation = attention
+    allowed = torch.ones(6, 6, dtype=torch.bool).tril()
+    allowed[4:, 2:4] = False
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6]])
+    other = torch.tensor([[1, 2, 9, 8, 5, 6]])
+    with torch.no_grad():
+        first, second = (backbone(tokens, None, allowed[None, None])[0][0] for tokens in (ids, other))
+        plain = backbone(ids, None, torch.ones_like(ids))[0][0]
+    assert torch.equal(first[:2], second[:2]) and torch.allclose(first[4:], second[4:], atol=1e-6)
+    assert ((first[2:4] - second[2:4]).abs().amax(dim=1) > 1e-3).all()
+    assert torch.allclose(first[:4], plain[:4], atol=1e-5) and (first[4:] - plain[4:]).abs().max() > 1e-3
+
+
 def test_new_words_keep_the_old_ones(backbone):
     images = torch.randn(2, 2, 16)
     with torch.no_grad():

@@ -36,9 +36,9 @@ def findings_in(*corners_yx):
     return find(mask)
 
 
-def test_fifty_train_and_five_test_pairs_without_a_leak(bank):
+def test_a_hundred_train_and_five_test_pairs_without_a_leak(bank):
     train, test = bank.splits["train"], bank.splits["test"]
-    assert len({question for question, _ in train.pairs}) == len(train.pairs) == 50
+    assert len({question for question, _ in train.pairs}) == len(train.pairs) == 100
     assert len({question for question, _ in test.pairs}) == len(test.pairs) == 5
     for kind in ("pairs", "negative", "several", "many", "choice"):
         assert not set(getattr(train, kind)) & set(getattr(test, kind)), kind
@@ -52,9 +52,9 @@ def test_validation_and_test_ask_the_test_questions(bank):
     rng = random.Random(0)
     asked = {split: set() for split in ("train", "val", "test")}
     for split, ids in asked.items():
-        for _ in range(600):
+        for _ in range(1500):
             ids.add(bank.question(split, target="polyp", modality="mri", rng=rng).template_id)
-    assert len(asked["train"]) == 50 and len(asked["test"]) == 5
+    assert len(asked["train"]) == 100 and len(asked["test"]) == 5
     assert asked["val"] == asked["test"] and not asked["train"] & asked["test"]
 
 
@@ -166,7 +166,7 @@ def test_choice_shuffles_the_five_zones_and_answers_with_the_right_letter(bank):
 def test_wrong_requests_say_what_to_do(bank):
     with pytest.raises(RequestError, match="train, val, test"):
         bank.question("dev", target="polyp", modality=None, rng=random.Random(0))
-    for template_id in ("", "train-00", "train-51", "train-x", "dev-01"):
+    for template_id in ("", "train-00", "train-101", "train-x", "dev-01"):
         with pytest.raises(RequestError, match="unknown"):
             bank.answer(template_id, target="polyp", findings=[])
     with pytest.raises(RequestError, match="empty"):

@@ -1,0 +1,40 @@
+"""Freed memory is kept for the next map; in processes of their own, because the setting holds for a whole process."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, torch
+from prsmed.models.allocation import keep_freed_memory
+done = {call}
+def one_picture():
+    maps = torch.zeros(16 * 2**20)  # 64 MB
+    for _ in range(4):
+        maps = maps + 1
+for _ in range(3):
+    one_picture()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    one_picture()
+print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(call: str) -> tuple[bool, int]:
+    """What the call gave, and page faults of five pictures after the first three."""
+    output = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(call=call)], capture_output=True, check=True, text=True
+    )
+    done, count = output.stdout.split()
+    return done == "True", int(count)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library's mallopt is Linux's")
+def test_a_freed_map_is_used_again():
+    done, kept = faults("keep_freed_memory()")
+    if not done:
+        pytest.skip("this C library has no mallopt, or does not take its settings")
+    _, returned = faults("False")
+    assert kept < 0.1 * returned, (kept, returned)
