@@ -36,8 +36,12 @@ def join_processes() -> None:
 
 
 def local_device() -> torch.device:
-    """This rank's device: its own GPU, or the CPU."""
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+    """This rank's device: its own GPU, which becomes the current one (bitsandbytes loads onto that), or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
 
 
 class AllProcessBatchNorm2d(nn.BatchNorm2d):

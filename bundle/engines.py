@@ -48,7 +48,8 @@ def build_trainable(
     torch.manual_seed(seed)
     network = build_network(task, preset, vocab_size=len(text.tokenizer)).to(device)
     for name, parameter in network.named_parameters():
-        if language_dtype and name.startswith("language.") and name in base_of(network).names:
+        held = language_dtype and name.startswith("language.") and name in base_of(network).names
+        if held and parameter.is_floating_point():  # quantised weights are codes, not numbers
             parameter.data = parameter.data.to(getattr(torch, language_dtype))
     if idist.get_world_size() == 1:
         return network

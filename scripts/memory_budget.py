@@ -181,7 +181,10 @@ def _thaw(network: nn.Module, task: str, preset: str) -> None:
 
 
 def _weight_bytes(network: nn.Module, bits: int | None) -> int:
-    """Of all tensors; `bits` of a quantised row hold for the frozen linear layers of the language model."""
+    """Of all tensors; `bits` of a quantised row hold for the frozen linear layers of the language model.
+
+    bitsandbytes keeps a float32 scale beside 64 weights in 4 bits, and beside each row in 8 bits.
+    """
     whole = sum(tensor.nbytes for tensor in network.state_dict().values())
     if bits is None:
         return whole
@@ -190,7 +193,8 @@ def _weight_bytes(network: nn.Module, bits: int | None) -> int:
         for name, parameter in network.language.model.model.layers.named_parameters()  # type: ignore[union-attr]
         if "base_layer" in name or ".mlp." in name
     ]
-    return whole - sum(parameter.nbytes - parameter.numel() * bits // 8 for parameter in frozen)
+    scales = sum(4 * (parameter.numel() // 64 if bits == 4 else len(parameter)) for parameter in frozen)
+    return whole + scales - sum(parameter.nbytes - parameter.numel() * bits // 8 for parameter in frozen)
 
 
 def main(

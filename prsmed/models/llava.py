@@ -7,8 +7,8 @@ layout.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from transformers import (
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
 )
+from transformers.utils import is_bitsandbytes_available
 
 from prsmed.errors import CheckpointError, RequestError
 from prsmed.geometry import Frame
@@ -34,6 +35,7 @@ from prsmed.models.language import CausalBackbone
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _NEXT_TILES = 2
+_BITSANDBYTES = "0.47.0"  # 0.46.1 rounds 8-bit weights a second time when a network is sent to the CPU
 
 CHATS: dict[str, dict[str, str]] = {
     "mistral": {"before_image": "[INST] ", "user_header": "\n", "assistant_header": "[/INST]"},
@@ -154,11 +156,12 @@ def load_llava(folder: Path, *, dtype: torch.dtype = torch.bfloat16, bits: int |
     Args:
         folder: with config.json; `scripts/convert_llava.py` makes one from an original checkpoint.
         dtype: of all weights.
-        bits: 8 or 4 loads the language model's linear layers quantised, on the GPU, by bitsandbytes.
+        bits: 8 or 4 loads the language model's linear layers quantised, by bitsandbytes; onto the GPU where there is
+            one.
 
     Raises:
         CheckpointError: the folder is no LLaVA, or a tensor is missing, extra or of another shape.
-        RequestError: `bits` without bitsandbytes.
+        RequestError: `bits` is neither, or bitsandbytes is not installed.
     """
     config = read_config(folder)
     reader: Any = (
@@ -183,7 +186,10 @@ def load_llava(folder: Path, *, dtype: torch.dtype = torch.bfloat16, bits: int |
             f"{folder} does not fit its config.json: missing {wrong['missing']}, extra {wrong['unexpected']},"
             f" other shape {wrong['mismatched']}; convert it again"
         )
-    return LlavaBackbone(whole)
+    backbone = LlavaBackbone(whole)
+    if bits is not None:
+        _keep_as_packed(backbone)
+    return backbone
 
 
 def read_config(folder: Path) -> LlavaConfig | LlavaNextConfig:
@@ -202,13 +208,29 @@ def read_config(folder: Path) -> LlavaConfig | LlavaNextConfig:
 
 
 def _quantisation(bits: int, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if find_spec("bitsandbytes") is None:
-        raise RequestError(f"loading in {bits} bits needs bitsandbytes; pip install bitsandbytes, or leave bits null")
+    if not is_bitsandbytes_available(_BITSANDBYTES):
+        raise RequestError(
+            f"loading in {bits} bits needs bitsandbytes {_BITSANDBYTES} or newer; pip install 'prsmed[quantised]', or"
+            " take a preset that is not quantised"
+        )
     choices: dict[int, dict[str, Any]] = {
         8: {"load_in_8bit": True},
         4: {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
     }
     if bits not in choices:
         raise RequestError(f"bits is {bits}; expected 4, 8 or null")
-    kept = ["lm_head", "vision_tower", "multi_modal_projector"]
+    # Names count from the start: without "model." tower and projector would be quantised too.
+    kept = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
+    # In 8 bits every layer would say at every pass that it computes in float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return BitsAndBytesConfig(**choices[bits], llm_int8_skip_modules=kept)
+
+
+def _keep_as_packed(backbone: LlavaBackbone) -> None:
+    """Forbid bitsandbytes to pack 4-bit weights anew, as it does on CPUs with AVX512-BF16 at a pass without gradients.
+
+    From then on no gradient passes such a layer, and reading its state spoils its scales (seen in 0.50.2).
+    """
+    for module in backbone.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

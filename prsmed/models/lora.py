@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 
 def add_lora(
@@ -27,9 +27,16 @@ def add_lora(
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add every adapter into its layer and take it away, in place: same outputs, no extra work. For inference."""
+    """Add every adapter into its layer and take it away, in place: same outputs, no extra work. For inference.
+
+    Adapters beside quantised layers stay: rounded to so few steps, most of what they learned would be lost.
+    """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     for name, layer in layers:
+        weight = layer.get_base_layer().weight
+        assert isinstance(weight, Tensor)
+        if not weight.is_floating_point():
+            continue
         layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
