@@ -63,10 +63,22 @@ class SegmentationEncoder(nn.Module):
         raise NotImplementedError
 
     cache: FeatureCache | None = None
-    """Where maps are kept on disk; only for an encoder that stays frozen."""
+    """Where the maps of the part that rests are kept on disk."""
 
     def forward(self, frame_BCHW: torch.Tensor) -> EncodedImage:
+        return self.finish(self.rest(frame_BCHW))
+
+    def rest(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        """Maps of the part that rests while maps are kept; all of an encoder, unless it has an open part."""
         raise NotImplementedError
+
+    def finish(self, maps: Sequence[torch.Tensor]) -> EncodedImage:
+        """The open part, from the maps of `rest`."""
+        return EncodedImage(maps[0], tuple(maps[1:]), self.stride)
+
+    def is_open(self, name: str) -> bool:
+        """Whether a tensor of this name belongs to the open part, which may learn while maps are kept."""
+        return False
 
     def encode(
         self,
@@ -80,14 +92,12 @@ class SegmentationEncoder(nn.Module):
             windows_xyxy_norm: (B, 4) the part of each image whose maps are wanted, see `prsmed.windows`.
         """
         frame_BCHW = self.preprocess(image_BCHW, canonical_hw_px)
-        if self.cache is None:
-            encoded = self(frame_BCHW)
-            maps = [encoded.features, *encoded.skips]
-        else:
-            maps = self.cache.maps(self, frame_BCHW)
+        if self.cache is None and windows_xyxy_norm is None:
+            return self(frame_BCHW)  # as a module, which may be compiled
+        maps = self.rest(frame_BCHW) if self.cache is None else self.cache.maps(self, frame_BCHW)
         if windows_xyxy_norm is not None:
             maps = [map_windows(one, windows_xyxy_norm, self.frame, canonical_hw_px) for one in maps]
-        return EncodedImage(maps[0], tuple(maps[1:]), self.stride)
+        return self.finish(maps)
 
     def load_segment_anything(self, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
         """Load the image encoder of a whole segment-anything state dict.
@@ -106,16 +116,19 @@ class TinyViTEncoder(SegmentationEncoder):
     Args:
         size_px: side of the frame.
         skip_stages: which stages' maps are handed to the decoder as skip connections, finest first.
+        open_stages: how many of the last stages, and with them the neck, may learn while the maps before are kept.
         vit: arguments of `TinyViT`.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, *, size_px: int, skip_stages: Sequence[int] = (), **vit: Any):
+    def __init__(self, *, size_px: int, skip_stages: Sequence[int] = (), open_stages: int = 0, **vit: Any):
         super().__init__()
         self.frame = Frame(size_px, "pad")
         self.net = TinyViT(**vit)
+        self.open_stages, self.resting_stages = open_stages, len(self.net.layers) - open_stages
+        assert all(stage < self.resting_stages for stage in skip_stages), "a skip connection comes from a resting stage"
         self.channels = self.net.channels
         self.stride = self.net.stride
         self.skip_stages = tuple(skip_stages)
@@ -130,9 +143,18 @@ class TinyViTEncoder(SegmentationEncoder):
         normalised = (image_BCHW - self.mean) / self.std
         return self.frame.enter(normalised, canonical_hw_px)
 
-    def forward(self, frame_BCHW: torch.Tensor) -> EncodedImage:
-        features, stages = self.net(frame_BCHW)
-        return EncodedImage(features, tuple(stages[stage] for stage in self.skip_stages), self.stride)
+    def rest(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        hidden, stages = self.net.begin(frame_BCHW, stages=self.resting_stages)
+        features = hidden if self.open_stages else self.net.end(hidden, stages=0)[0]
+        return [features, *(stages[stage] for stage in self.skip_stages)]
+
+    def finish(self, maps: Sequence[torch.Tensor]) -> EncodedImage:
+        features = self.net.end(maps[0], stages=self.open_stages)[0] if self.open_stages else maps[0]
+        return EncodedImage(features, tuple(maps[1:]), self.stride)
+
+    def is_open(self, name: str) -> bool:
+        last = [f"net.layers.{stage}." for stage in range(self.resting_stages, len(self.net.layers))]
+        return self.open_stages > 0 and name.startswith(("net.neck.", *last))
 
     def load_segment_anything(self, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
         # The classification head of ImageNet stays in some files but never runs.
@@ -143,20 +165,20 @@ class TinyViTEncoder(SegmentationEncoder):
 class LiteMedSAMEncoder(TinyViTEncoder):
     """LiteMedSAM's TinyViT: 256 px in, a map of 64x64 at stride 4; brightness stretched to [0, 1] image by image."""
 
-    def __init__(self, *, size_px: int = 256, skip_stages: Sequence[int] = ()):
-        super().__init__(size_px=size_px, skip_stages=skip_stages, patch_kernel=1, patch_stride=1)
+    def __init__(self, *, size_px: int = 256, skip_stages: Sequence[int] = (), open_stages: int = 0):
+        super().__init__(
+            size_px=size_px, skip_stages=skip_stages, open_stages=open_stages, patch_kernel=1, patch_stride=1
+        )
 
     def preprocess(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
         return stretched(self.frame, image_BCHW, canonical_hw_px)
 
-    def forward(self, frame_BCHW: torch.Tensor) -> EncodedImage:
+    def rest(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
         """Frame by frame where nothing is learned: the first stage takes half a gigabyte for each."""
         if torch.is_grad_enabled() or len(frame_BCHW) == 1:
-            return super().forward(frame_BCHW)
-        singles = [super(LiteMedSAMEncoder, self).forward(frame_1CHW) for frame_1CHW in frame_BCHW.split(1)]
-        skips = zip(*(single.skips for single in singles), strict=True)
-        features = torch.cat([single.features for single in singles])
-        return EncodedImage(features, tuple(torch.cat(skip) for skip in skips), self.stride)
+            return super().rest(frame_BCHW)
+        singles = [super(LiteMedSAMEncoder, self).rest(frame_1CHW) for frame_1CHW in frame_BCHW.split(1)]
+        return [torch.cat(column) for column in zip(*singles, strict=True)]
 
 
 class SamViTEncoder(SegmentationEncoder):
@@ -186,8 +208,8 @@ class SamViTEncoder(SegmentationEncoder):
     def preprocess(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
         return self.frame.enter((image_BCHW - self.mean) / self.std, canonical_hw_px)
 
-    def forward(self, frame_BCHW: torch.Tensor) -> EncodedImage:
-        return EncodedImage(self.net(frame_BCHW).last_hidden_state, (), self.stride)
+    def rest(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        return [self.net(frame_BCHW).last_hidden_state]
 
     def load_segment_anything(self, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
         load_strictly(self.net, part(tensors, "image_encoder."), source=source, renames=_VIT_NAMES)

@@ -25,25 +25,27 @@ class FeatureCache:
 
     Args:
         folder: where entries lie; several runs and processes may share it.
-        encoder: whose maps these are. Its weights must not change from now on.
+        encoder: whose maps these are. The weights of its part that rests must not change from now on.
     """
 
     def __init__(self, folder: str | Path, encoder: SegmentationEncoder):
         self.folder = Path(folder)
         digest = hashlib.sha256(str(encoder.skip_strides).encode())
         for name, tensor in sorted(encoder.state_dict().items()):
+            if encoder.is_open(name):
+                continue
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         self.encoder_sha256 = digest.hexdigest()
 
     def maps(self, encoder: SegmentationEncoder, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
-        """Features and skips of preprocessed frames (B, 3, S, S), from disk where they are known; new ones are written.
+        """What `encoder.rest` makes of frames (B, 3, S, S), from disk where it is known; new maps are written.
 
         Raises:
-            RequestError: the encoder learns: its maps change with every step and cannot be kept.
+            RequestError: the part that should rest learns: its maps change with every step and cannot be kept.
             DataError: the folder cannot be written.
         """
-        if any(parameter.requires_grad for parameter in encoder.parameters()):
+        if any(parameter.requires_grad and not encoder.is_open(name) for name, parameter in encoder.named_parameters()):
             raise RequestError("the encoder is being trained, so its maps cannot be cached; set feature_cache to null")
         with torch.autocast(frame_BCHW.device.type, enabled=False):
             return self._known_or_new(encoder, frame_BCHW)
@@ -54,8 +56,7 @@ class FeatureCache:
         unknown = [index for index, maps in enumerate(known) if maps is None]
         if unknown:
             with torch.no_grad():
-                encoded = encoder(frame_BCHW[unknown])
-            fresh = [encoded.features, *encoded.skips]
+                fresh = encoder.rest(frame_BCHW[unknown])
             for row, index in enumerate(unknown):
                 maps = [one[row].half().cpu() for one in fresh]
                 self._write(paths[index], maps)

@@ -11,13 +11,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prsmed.models.adopted import ENCODERS
 from prsmed.models.encoders import SegmentationEncoder
 from prsmed.models.language import CausalBackbone, LanguageBackbone
 from prsmed.models.llava_presets import build_llava, is_llava
 from prsmed.models.lora import add_lora
 from prsmed.models.medisee_presets import build_medisee
-from prsmed.models.presets import build_encoder, build_language, declare_base, image_tokens, shared_projector, sizes
+from prsmed.models.presets import (
+    bare_encoder,
+    build_encoder,
+    build_language,
+    declare_base,
+    image_tokens,
+    shared_projector,
+    sizes,
+)
 from prsmed.models.prs_med import PRSMed
 from prsmed.types import EVIDENCE_STATES, TARGET_KINDS
 
@@ -41,7 +48,7 @@ def network_on_meta(task: str, preset: str) -> nn.Module:
     row = sizes(task, preset)
     with torch.device("meta"):
         based = "base" in row["encoder"]
-        encoder = ENCODERS[row["encoder"]["base"]](size_px=row["image_px"]) if based else build_encoder(row)
+        encoder = bare_encoder(row) if based else build_encoder(row)
         language = _language(row, encoder, image_tokens(task, preset))
         if task == "medisee":
             sam = {name: value for name, value in row["prompting"].items() if name != "base"}

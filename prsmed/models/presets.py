@@ -65,6 +65,8 @@ _PRS_MED: dict[str, dict[str, Any]] = {
         },
     },
 }
+_PRS_MED["small_open"] = {**_PRS_MED["small"], "encoder": {"base": "lite_medsam", "open_stages": 1}}
+"""The last stage of the encoder, and its neck, may learn while the maps before them are kept."""
 _VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "_seg": {"seg_token": True},
@@ -167,10 +169,16 @@ def build_encoder(row: Mapping[str, Any]) -> SegmentationEncoder:
     """The segmentation encoder of a row."""
     if "base" not in row["encoder"]:
         return TinyViTEncoder(size_px=row["image_px"], **row["encoder"])
-    encoder = ENCODERS[row["encoder"]["base"]](size_px=row["image_px"])
+    encoder = bare_encoder(row)
     path = any_base_file(row["encoder"]["base"])
     encoder.load_segment_anything(read_torch_file(path), source=str(path))
     return encoder
+
+
+def bare_encoder(row: Mapping[str, Any]) -> SegmentationEncoder:
+    """The encoder of a row on a base, before the base's weights."""
+    options = {name: value for name, value in row["encoder"].items() if name != "base"}
+    return ENCODERS[row["encoder"]["base"]](size_px=row["image_px"], **options)
 
 
 def build_language(

@@ -211,9 +211,23 @@ class TinyViT(nn.Module):
         self.stride = patch_stride**2 * 2 ** (last - 1)
 
     def forward(self, image_BCHW: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        hidden = self.patch_embed(image_BCHW)
-        stages = []
-        for layer in self.layers:
+        hidden, first = self.begin(image_BCHW, stages=len(self.layers))
+        features, _ = self.end(hidden, stages=0)
+        return features, first
+
+    def begin(self, image_BCHW: torch.Tensor, *, stages: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The first stages: what goes on into the next one, and their maps."""
+        return self._through(self.layers[:stages], self.patch_embed(image_BCHW))
+
+    def end(self, hidden: torch.Tensor, *, stages: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The last stages after `begin`, and the neck: features, and the maps of these stages."""
+        hidden, last = self._through(self.layers[len(self.layers) - stages :], hidden)
+        return self.neck(hidden), last
+
+    @staticmethod
+    def _through(layers: nn.ModuleList, hidden: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        maps = []
+        for layer in layers:
             hidden, stage_map = layer(hidden)
-            stages.append(stage_map)
-        return self.neck(hidden), tuple(stages)
+            maps.append(stage_map)
+        return hidden, tuple(maps)

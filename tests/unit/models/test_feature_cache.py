@@ -13,9 +13,11 @@ SIZES = {"widths": (8, 16, 16, 16), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2
 HW_PX = [(32, 32), (24, 32)]
 
 
-def _encoder(folder: Path | None, *, seed: int = 0, skip_stages: tuple[int, ...] = (0,)) -> TinyViTEncoder:
+def _encoder(
+    folder: Path | None, *, seed: int = 0, skip_stages: tuple[int, ...] = (0,), open_stages: int = 0
+) -> TinyViTEncoder:
     torch.manual_seed(seed)
-    encoder = TinyViTEncoder(size_px=32, skip_stages=skip_stages, neck_channels=16, **SIZES)
+    encoder = TinyViTEncoder(size_px=32, skip_stages=skip_stages, open_stages=open_stages, neck_channels=16, **SIZES)
     encoder = encoder.requires_grad_(False).eval()
     if folder is not None:
         encoder.cache = FeatureCache(folder, encoder)
@@ -43,8 +45,8 @@ def test_a_known_picture_is_not_encoded_again(tmp_path, monkeypatch):
     encoder = _encoder(tmp_path)
     encoder.encode(_images()[:1], HW_PX[:1])
     seen = []
-    forward = encoder.forward
-    monkeypatch.setattr(encoder, "forward", lambda frame: seen.append(len(frame)) or forward(frame))
+    rest = encoder.rest
+    monkeypatch.setattr(encoder, "rest", lambda frame: seen.append(len(frame)) or rest(frame))
     encoder.encode(_images(), HW_PX)
     encoder.encode(_images(), HW_PX)
     assert seen == [1]
@@ -80,3 +82,35 @@ def test_mixed_precision_does_not_reach_the_cache(tmp_path):
         mixed = _encoder(tmp_path).encode(_images(), HW_PX).features
     assert mixed.dtype == torch.float32
     torch.testing.assert_close(mixed, _encoder(None).encode(_images(), HW_PX).features, atol=2e-3, rtol=1e-3)
+
+
+def test_an_open_part_learns_on_kept_maps(tmp_path):
+    encoder, plain = _encoder(tmp_path, open_stages=1), _encoder(None)
+    before = encoder.encode(_images(), HW_PX)
+    own = plain.encode(_images(), HW_PX)
+    torch.testing.assert_close(before.features, own.features, atol=5e-3, rtol=5e-3)  # behind the kept float16 map
+    torch.testing.assert_close(before.skips[0], own.skips[0], atol=2e-3, rtol=1e-3)
+    learning = {name for name, _ in encoder.named_parameters() if encoder.is_open(name)}
+    assert {name.split(".")[1] for name in learning} == {"layers", "neck"}
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(name in learning)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
+    encoder.encode(_images(), HW_PX).features.square().sum().backward()
+    assert {name for name, parameter in encoder.named_parameters() if parameter.grad is not None} == learning
+    optimizer.step()
+    after = encoder.encode(_images(), HW_PX)
+    assert (after.features - before.features).abs().max() > 1e-3 and torch.equal(after.skips[0], before.skips[0])
+    assert len(_entries(tmp_path)) == 2  # whatever the open part has learned, the maps before it are the same
+    encoder.net.layers[0].requires_grad_(True)
+    with pytest.raises(RequestError, match="being trained"):
+        encoder.encode(_images(), HW_PX)
+
+
+def test_an_open_part_is_no_other_network(tmp_path):
+    closed, opened = _encoder(None), _encoder(None, open_stages=2, skip_stages=(0,))
+    for one, other in zip(
+        (closed(_images()), closed.encode(_images(), HW_PX)),
+        (opened(_images()), opened.encode(_images(), HW_PX)),
+        strict=True,
+    ):
+        assert torch.equal(one.features, other.features) and torch.equal(one.skips[0], other.skips[0])
