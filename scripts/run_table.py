@@ -96,6 +96,27 @@ def frozen_encoder(settings: Overlay, parts: list[str]) -> Overlay:
     return {"stages": _stages(settings, parts, lambda pattern: not pattern.startswith("encoder."))}
 
 
+OPEN_PARTS = ("encoder.net.layers.3.*", "encoder.net.neck.*")
+
+
+def open_encoder(settings: Overlay, parts: list[str]) -> Overlay:
+    """The encoder's last stage and neck learn throughout, on a base at a tenth of the rate; maps before them stay the same."""
+    stages = frozen_encoder(settings, parts)["stages"]
+    opened = [{**entry, "trainable": [*OPEN_PARTS, *entry["trainable"]]} for entry in stages]
+    row: Overlay = {"preset": settings["preset"] + "_open", "stages": opened}
+    groups = settings["optimizer"]["params"]
+    if isinstance(groups, dict):
+        return row | {
+            "optimizer::params::match_types": [*groups["match_types"], "filter"],
+            "optimizer::params::layer_matches": [
+                *groups["layer_matches"],
+                "$lambda named: named[0].startswith('encoder.')",
+            ],
+            "optimizer::params::lr_values": [*groups["lr_values"], settings["learning_rate"] / 10],
+        }
+    return row
+
+
 def learning_encoder(settings: Overlay, parts: list[str]) -> Overlay:
     """The segmentation encoder learns in the last stage, and no features are kept."""
     stages = _stages(settings, parts, lambda pattern: True)
@@ -160,7 +181,13 @@ EXPERIMENTS = {
             "language model and segmentation": variant(),
         }
     ),
-    "encoder": Experiment({"encoder frozen": frozen_encoder, "encoder learns": learning_encoder}),
+    "encoder": Experiment(
+        {
+            "encoder frozen": frozen_encoder,
+            "its last stage and neck learn": open_encoder,
+            "encoder learns": learning_encoder,
+        }
+    ),
     "evidence": Experiment({"no evidence tokens": no_evidence, "evidence tokens": variant()}),
     "seg_token": Experiment({"[SEG] token": variant("_seg"), "PRS-Med": variant()}),
     "text": Experiment({"text-only model": text_only, "PRS-Med": variant()}),

@@ -65,18 +65,18 @@ _PRS_MED: dict[str, dict[str, Any]] = {
         },
     },
 }
-_PRS_MED["small_open"] = {**_PRS_MED["small"], "encoder": {"base": "lite_medsam", "open_stages": 1}}
-"""The last stage of the encoder, and its neck, may learn while the maps before them are kept."""
-_VARIANTS: dict[str, dict[str, Any]] = {
+_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "": {},
-    "_seg": {"seg_token": True},
-    "_no_evidence": {"evidence_cells": 0, "summary_words": False},
+    "_seg": {"fusion": {"seg_token": True}},
+    "_no_evidence": {"fusion": {"evidence_cells": 0, "summary_words": False}},
+    "_open": {"encoder": {"open_stages": 1}},
 }
-"""What PRS-Med is compared with: one state conditions the mask (LISA), and no evidence tokens."""
+"""What PRS-Med is compared with: one state conditions the mask (LISA); no evidence tokens; the encoder's last stage and
+neck may learn while the maps before them are kept."""
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     **{
-        ("prs_med", name + suffix): {**row, "fusion": {**row["fusion"], **changes}}
+        ("prs_med", name + suffix): {**row, **{part: {**row[part], **change} for part, change in changes.items()}}
         for suffix, changes in _VARIANTS.items()
         for name, row in _PRS_MED.items()
     },

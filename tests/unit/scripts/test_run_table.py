@@ -20,6 +20,7 @@ from scripts.run_table import (
     gather,
     interval,
     learning_encoder,
+    open_encoder,
     row_overlays,
     run_row,
     shown,
@@ -37,11 +38,14 @@ TINY = {
         {"name": "joint", "share": 0.9, "trainable": ["*"]},
     ],
     "loss_weights": {"bce": 1.0, "ce": 2.0},
+    "optimizer": {"params": "$@network_def.parameters()"},
 }
 SMALL = {
     "preset": "small",
     "stages": [{"name": "joint", "share": 1.0, "trainable": ["decoder.*", "language.model.*lora_*"]}],
     "loss_weights": {"bce": 1.0, "ce": 2.0},
+    "learning_rate": 0.001,
+    "optimizer": {"params": {"match_types": ["filter"], "layer_matches": ["$adapters"], "lr_values": [0.0006]}},
 }
 
 
@@ -61,6 +65,12 @@ def test_the_causal_rows_differ_in_what_learns():
 
 def test_the_encoder_rows_differ_in_the_encoder_alone():
     assert patterns(frozen_encoder(TINY, PARTS))[0] == ["decoder.*"]
+    opened = ["encoder.net.layers.3.*", "encoder.net.neck.*"]
+    assert patterns(open_encoder(TINY, PARTS))[0] == [*opened, "decoder.*"]
+    small = open_encoder(SMALL, PARTS)
+    assert patterns(small) == [[*opened, "decoder.*", "language.model.*lora_*"]] and small["preset"] == "small_open"
+    assert small["optimizer::params::lr_values"] == [0.0006, 0.0001]
+    assert len(small["optimizer::params::layer_matches"]) == 2
     assert patterns(learning_encoder(SMALL, PARTS)) == [["encoder.*", "decoder.*", "language.model.*lora_*"]]
 
 
