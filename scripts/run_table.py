@@ -100,7 +100,7 @@ OPEN_PARTS = ("encoder.net.layers.3.*", "encoder.net.neck.*")
 
 
 def open_encoder(settings: Overlay, parts: list[str]) -> Overlay:
-    """The encoder's last stage and neck learn throughout, on a base at a tenth of the rate; maps before them stay the same."""
+    """The encoder's last stage and neck learn, too, on a base at a tenth of the rate; maps before them can be kept."""
     stages = frozen_encoder(settings, parts)["stages"]
     opened = [{**entry, "trainable": [*OPEN_PARTS, *entry["trainable"]]} for entry in stages]
     row: Overlay = {"preset": settings["preset"] + "_open", "stages": opened}
