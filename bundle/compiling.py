@@ -19,7 +19,7 @@ def compile_parts(network: nn.Module, *, enabled: bool, encoder: bool = True) ->
 
     Args:
         network: `PRSMed` or `MediSee`.
-        encoder: False where its maps come from a cache, so that it never runs in a step.
+        encoder: False where its maps come from a cache, so that at most its last stage runs in a step.
 
     Raises:
         RequestError: no C++ compiler, several processes, or a network without these parts.

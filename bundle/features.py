@@ -45,5 +45,6 @@ def encode_all(network: nn.Module, datasets: Sequence[AskDataset], *, folder: st
     with Progress(*columns, disable=idist.get_rank() > 0) as bar:
         for dataset, index, view in bar.track(share):
             sample = dataset.look(index, view)
-            encoder.encode(sample["image"][None].to(device), [sample["geometry"].canonical_hw_px])
+            frame_BCHW = encoder.preprocess(sample["image"][None].to(device), [sample["geometry"].canonical_hw_px])
+            encoder.cache.maps(encoder, frame_BCHW)
     idist.barrier()

@@ -24,7 +24,7 @@ from rich.table import Table
 from scipy import stats
 
 from prsmed.models.meta import network_on_meta
-from prsmed.models.presets import bases_of, sizes
+from prsmed.models.presets import PRESETS, bases_of, sizes
 
 ROOT = Path(__file__).resolve().parents[1]
 Overlay = dict[str, Any]
@@ -105,7 +105,7 @@ def open_encoder(settings: Overlay, parts: list[str]) -> Overlay:
     opened = [{**entry, "trainable": [*OPEN_PARTS, *entry["trainable"]]} for entry in stages]
     row: Overlay = {"preset": settings["preset"] + "_open", "stages": opened}
     groups = settings["optimizer"]["params"]
-    if isinstance(groups, dict):
+    if isinstance(groups, dict):  # the preset has rates by part, as those on a base do
         return row | {
             "optimizer::params::match_types": [*groups["match_types"], "filter"],
             "optimizer::params::layer_matches": [
@@ -118,10 +118,10 @@ def open_encoder(settings: Overlay, parts: list[str]) -> Overlay:
 
 
 def learning_encoder(settings: Overlay, parts: list[str]) -> Overlay:
-    """The segmentation encoder learns in the last stage, and no features are kept."""
+    """The segmentation encoder learns in the last stage; the same looks, but encoded at every step."""
     stages = _stages(settings, parts, lambda pattern: True)
     last = list(dict.fromkeys(["encoder.*", *stages[-1]["trainable"]]))
-    return {"stages": [*stages[:-1], {**stages[-1], "trainable": last}], "feature_cache": None, "views": None}
+    return {"stages": [*stages[:-1], {**stages[-1], "trainable": last}], "feature_cache": None}
 
 
 WITHOUT_MASKS = (words_only, text_only)
@@ -201,13 +201,19 @@ language models of PRS-Med's tables 4 and 5 give their presets with --preset: ll
 def committed_configs(task: str, preset: str) -> list[str]:
     """The configs that train a preset for a task, the base first."""
     configs = ROOT / "configs"
-    own = configs / f"preset_{preset}.json"
-    files = [configs / "train.json", *([own] if own.is_file() else [])]
+    own = [configs / f"preset_{name}.json" for name in _shorter(preset)]
+    files = [configs / "train.json", *[file for file in own if file.is_file()][:1]]
     if task == "medisee":
         files.append(configs / "task_medisee.json")
         if bases_of(sizes(task, preset)):
             files.append(configs / "medisee_adapters.json")
     return [str(file) for file in files]
+
+
+def _shorter(preset: str) -> list[str]:
+    """A preset's name and what it is a variant of: small_no_evidence, small_no, small."""
+    words = preset.split("_")
+    return ["_".join(words[:count]) for count in range(len(words), 0, -1)]
 
 
 def row_overlays(experiment: Experiment, preset: str, config_files: Sequence[str]) -> dict[str, Overlay]:
@@ -218,7 +224,9 @@ def row_overlays(experiment: Experiment, preset: str, config_files: Sequence[str
     names = [name.split(".") for name, _ in network_on_meta(experiment.task, preset).named_parameters()]
     parts = sorted({f"{name[0]}.*" for name in names} - {"language.*"})
     parts += sorted({f"language.{name[1]}.*" for name in names if name[0] == "language"})
-    return {title: row(settings, parts) for title, row in experiment.rows.items()}
+    rows = {title: row(settings, parts) for title, row in experiment.rows.items()}
+    # Not every network has every variant.
+    return {title: row for title, row in rows.items() if (experiment.task, row.get("preset", preset)) in PRESETS}
 
 
 def write_overlay(path: Path, content: Overlay) -> str:

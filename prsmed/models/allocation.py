@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     glibc fetches everything above 32 MB from the system and returns it when it is freed. A frozen encoder's first maps
     are 64 MB each, so the system clears a gigabyte of pages for every picture, which takes as long as the arithmetic
     (docs/decisions/kept_memory.md). Arrays above `LARGEST_BYTES` are returned as before. Where the C library is another
-    one nothing happens.
+    one, or an old glibc that refuses these sizes, nothing happens.
 
     Returns:
         Whether it was done.

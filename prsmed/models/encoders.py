@@ -66,14 +66,14 @@ class SegmentationEncoder(nn.Module):
     """Where the maps of the part that rests are kept on disk."""
 
     def forward(self, frame_BCHW: torch.Tensor) -> EncodedImage:
-        return self.finish(self.rest(frame_BCHW))
+        return self.finish(self.resting_maps(frame_BCHW))
 
-    def rest(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
+    def resting_maps(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
         """Maps of the part that rests while maps are kept; all of an encoder, unless it has an open part."""
         raise NotImplementedError
 
     def finish(self, maps: Sequence[torch.Tensor]) -> EncodedImage:
-        """The open part, from the maps of `rest`."""
+        """The open part, from the maps of `resting_maps`."""
         return EncodedImage(maps[0], tuple(maps[1:]), self.stride)
 
     def is_open(self, name: str) -> bool:
@@ -92,12 +92,14 @@ class SegmentationEncoder(nn.Module):
             windows_xyxy_norm: (B, 4) the part of each image whose maps are wanted, see `prsmed.windows`.
         """
         frame_BCHW = self.preprocess(image_BCHW, canonical_hw_px)
-        if self.cache is None and windows_xyxy_norm is None:
-            return self(frame_BCHW)  # as a module, which may be compiled
-        maps = self.rest(frame_BCHW) if self.cache is None else self.cache.maps(self, frame_BCHW)
+        if self.cache is None:
+            encoded = self(frame_BCHW)  # as a module, which may be compiled
+            maps = [encoded.features, *encoded.skips]
+        else:
+            maps = self.cache.maps(self, frame_BCHW)
         if windows_xyxy_norm is not None:
             maps = [map_windows(one, windows_xyxy_norm, self.frame, canonical_hw_px) for one in maps]
-        return self.finish(maps)
+        return EncodedImage(maps[0], tuple(maps[1:]), self.stride) if self.cache is None else self.finish(maps)
 
     def load_segment_anything(self, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
         """Load the image encoder of a whole segment-anything state dict.
@@ -143,13 +145,15 @@ class TinyViTEncoder(SegmentationEncoder):
         normalised = (image_BCHW - self.mean) / self.std
         return self.frame.enter(normalised, canonical_hw_px)
 
-    def rest(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
-        hidden, stages = self.net.begin(frame_BCHW, stages=self.resting_stages)
-        features = hidden if self.open_stages else self.net.end(hidden, stages=0)[0]
-        return [features, *(stages[stage] for stage in self.skip_stages)]
+    def resting_maps(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        if self.open_stages:
+            last, stages = self.net.begin(frame_BCHW, stages=self.resting_stages)
+        else:
+            last, stages = self.net(frame_BCHW)
+        return [last, *(stages[stage] for stage in self.skip_stages)]
 
     def finish(self, maps: Sequence[torch.Tensor]) -> EncodedImage:
-        features = self.net.end(maps[0], stages=self.open_stages)[0] if self.open_stages else maps[0]
+        features = self.net.end(maps[0], stages=self.open_stages) if self.open_stages else maps[0]
         return EncodedImage(features, tuple(maps[1:]), self.stride)
 
     def is_open(self, name: str) -> bool:
@@ -173,11 +177,12 @@ class LiteMedSAMEncoder(TinyViTEncoder):
     def preprocess(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
         return stretched(self.frame, image_BCHW, canonical_hw_px)
 
-    def rest(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
+    def resting_maps(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
         """Frame by frame where nothing is learned: the first stage takes half a gigabyte for each."""
-        if torch.is_grad_enabled() or len(frame_BCHW) == 1:
-            return super().rest(frame_BCHW)
-        singles = [super(LiteMedSAMEncoder, self).rest(frame_1CHW) for frame_1CHW in frame_BCHW.split(1)]
+        learns = any(parameter.requires_grad for parameter in self.parameters())
+        if (learns and torch.is_grad_enabled()) or len(frame_BCHW) == 1:
+            return super().resting_maps(frame_BCHW)
+        singles = [super(LiteMedSAMEncoder, self).resting_maps(frame_1CHW) for frame_1CHW in frame_BCHW.split(1)]
         return [torch.cat(column) for column in zip(*singles, strict=True)]
 
 
@@ -208,7 +213,7 @@ class SamViTEncoder(SegmentationEncoder):
     def preprocess(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
         return self.frame.enter((image_BCHW - self.mean) / self.std, canonical_hw_px)
 
-    def rest(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
+    def resting_maps(self, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
         return [self.net(frame_BCHW).last_hidden_state]
 
     def load_segment_anything(self, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:

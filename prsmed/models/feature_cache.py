@@ -39,14 +39,17 @@ class FeatureCache:
         self.encoder_sha256 = digest.hexdigest()
 
     def maps(self, encoder: SegmentationEncoder, frame_BCHW: torch.Tensor) -> list[torch.Tensor]:
-        """What `encoder.rest` makes of frames (B, 3, S, S), from disk where it is known; new maps are written.
+        """What `encoder.resting_maps` makes of frames (B, 3, S, S), from disk where it is known; new maps are written.
 
         Raises:
             RequestError: the part that should rest learns: its maps change with every step and cannot be kept.
             DataError: the folder cannot be written.
         """
         if any(parameter.requires_grad and not encoder.is_open(name) for name, parameter in encoder.named_parameters()):
-            raise RequestError("the encoder is being trained, so its maps cannot be cached; set feature_cache to null")
+            raise RequestError(
+                "the encoder is being trained, so its maps cannot be cached; set feature_cache to null, or train its"
+                " last stage alone, with a preset ..._open (docs/training.md)"
+            )
         with torch.autocast(frame_BCHW.device.type, enabled=False):
             return self._known_or_new(encoder, frame_BCHW)
 
@@ -56,9 +59,13 @@ class FeatureCache:
         unknown = [index for index, maps in enumerate(known) if maps is None]
         if unknown:
             with torch.no_grad():
-                fresh = encoder.rest(frame_BCHW[unknown])
+                fresh = encoder.resting_maps(frame_BCHW[unknown])
             for row, index in enumerate(unknown):
                 maps = [one[row].half().cpu() for one in fresh]
+                if not all(bool(one.isfinite().all()) for one in maps):
+                    raise RequestError(
+                        "the encoder's maps exceed float16 and cannot be kept; set feature_cache to null"
+                    )
                 self._write(paths[index], maps)
                 known[index] = maps
         device = frame_BCHW.device

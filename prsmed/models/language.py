@@ -62,7 +62,10 @@ class LanguageBackbone(nn.Module):
         position_ids: torch.Tensor | None = None,
         cache: Cache | None = None,
     ) -> tuple[torch.Tensor, Cache | None]:
-        """Hidden states (K, T, D) of the last layer after its norm, without logits, and the cache that was filled."""
+        """Hidden states (K, T, D) of the last layer after its norm, without logits, and the cache that was filled.
+
+        `attention_mask` is (K, T), or bool (K, 1, T, T) where not every earlier token is seen.
+        """
         raise NotImplementedError
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

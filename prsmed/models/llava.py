@@ -155,13 +155,13 @@ def load_llava(folder: Path, *, dtype: torch.dtype = torch.bfloat16, bits: int |
 
     Args:
         folder: with config.json; `scripts/convert_llava.py` makes one from an original checkpoint.
-        dtype: of all weights.
+        dtype: of all weights that are not quantised.
         bits: 8 or 4 loads the language model's linear layers quantised, by bitsandbytes; onto the GPU where there is
             one.
 
     Raises:
         CheckpointError: the folder is no LLaVA, or a tensor is missing, extra or of another shape.
-        RequestError: `bits` is neither, or bitsandbytes is not installed.
+        RequestError: `bits` is neither, or bitsandbytes is missing or too old.
     """
     config = read_config(folder)
     reader: Any = (

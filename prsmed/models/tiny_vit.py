@@ -211,23 +211,20 @@ class TinyViT(nn.Module):
         self.stride = patch_stride**2 * 2 ** (last - 1)
 
     def forward(self, image_BCHW: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        hidden, first = self.begin(image_BCHW, stages=len(self.layers))
-        features, _ = self.end(hidden, stages=0)
-        return features, first
+        hidden, stages = self.begin(image_BCHW, stages=len(self.layers))
+        return self.end(hidden, stages=0), stages
 
     def begin(self, image_BCHW: torch.Tensor, *, stages: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """The first stages: what goes on into the next one, and their maps."""
-        return self._through(self.layers[:stages], self.patch_embed(image_BCHW))
-
-    def end(self, hidden: torch.Tensor, *, stages: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """The last stages after `begin`, and the neck: features, and the maps of these stages."""
-        hidden, last = self._through(self.layers[len(self.layers) - stages :], hidden)
-        return self.neck(hidden), last
-
-    @staticmethod
-    def _through(layers: nn.ModuleList, hidden: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        hidden = self.patch_embed(image_BCHW)
         maps = []
-        for layer in layers:
+        for layer in self.layers[:stages]:
             hidden, stage_map = layer(hidden)
             maps.append(stage_map)
         return hidden, tuple(maps)
+
+    def end(self, hidden: torch.Tensor, *, stages: int) -> torch.Tensor:
+        """The last stages after `begin`, and the neck."""
+        for layer in self.layers[len(self.layers) - stages :]:
+            hidden, _ = layer(hidden)
+        return self.neck(hidden)

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from prsmed.errors import RequestError
+from prsmed.models.checkpoints import load_weights, save_model, set_base
 from prsmed.models.encoders import TinyViTEncoder
 from prsmed.models.feature_cache import FeatureCache
+from tests.unit.small_networks import TOKENIZER
 
 SIZES = {"widths": (8, 16, 16, 16), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2), "windows": (4, 4, 4, 4)}
 HW_PX = [(32, 32), (24, 32)]
@@ -45,8 +47,8 @@ def test_a_known_picture_is_not_encoded_again(tmp_path, monkeypatch):
     encoder = _encoder(tmp_path)
     encoder.encode(_images()[:1], HW_PX[:1])
     seen = []
-    rest = encoder.rest
-    monkeypatch.setattr(encoder, "rest", lambda frame: seen.append(len(frame)) or rest(frame))
+    resting_maps = encoder.resting_maps
+    monkeypatch.setattr(encoder, "resting_maps", lambda frame: seen.append(len(frame)) or resting_maps(frame))
     encoder.encode(_images(), HW_PX)
     encoder.encode(_images(), HW_PX)
     assert seen == [1]
@@ -114,3 +116,37 @@ def test_an_open_part_is_no_other_network(tmp_path):
         strict=True,
     ):
         assert torch.equal(one.features, other.features) and torch.equal(one.skips[0], other.skips[0])
+
+
+def test_what_an_open_part_learned_of_a_base_is_saved_with_its_statistics(tmp_path):
+    """The rest comes from the base again: only the last stage and the neck are in the file."""
+    identity = [{"name": "rule", "sha256": "0" * 64, "licence": "none"}]
+    trained, fresh = _encoder(None, open_stages=1), _encoder(None, open_stages=1)
+    for encoder in (trained, fresh):
+        set_base(encoder, identity, encoder.state_dict())
+    for name, parameter in trained.named_parameters():
+        parameter.requires_grad_(trained.is_open(name))
+    trained.net.layers[3].train()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    trained.encode(_images(), HW_PX).features.square().sum().backward()
+    optimizer.step()
+    moved = [name for name, tensor in trained.state_dict().items() if not torch.equal(tensor, fresh.state_dict()[name])]
+    assert any(name.endswith("running_mean") for name in moved) and all(map(trained.is_open, moved))
+    save_model(tmp_path, trained, {"task": "prs_med", "preset": "tiny_open"}, tokenizer_file=TOKENIZER)
+    load_weights(tmp_path, fresh)
+    trained.eval()
+    with torch.no_grad():
+        answers = [encoder.encode(_images(), HW_PX).features for encoder in (trained, fresh)]
+    torch.testing.assert_close(*answers)
+    size = max(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    whole = sum(tensor.nbytes for tensor in trained.state_dict().values())
+    assert size < whole / 2
+
+
+def test_maps_beyond_half_precision_are_refused(tmp_path):
+    encoder = _encoder(None)
+    encoder.net.neck[3].bias.data += 1e5
+    encoder.cache = FeatureCache(tmp_path, encoder)
+    with pytest.raises(RequestError, match="float16"):
+        encoder.encode(_images(), HW_PX)
+    assert not _entries(tmp_path)
