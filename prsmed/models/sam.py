@@ -63,13 +63,13 @@ class SamPrompting(nn.Module):
             mlp_dim=mlp_width,
             layer_norm_eps=1e-5,  # transformers' 1e-6 is not what the published weights were trained with
         )
-        decoder._attn_implementation = "sdpa"
         config = SamConfig(
             # hidden_size 2 only sets the scale of untrained position codes to segment-anything's 1.
             vision_config=SamVisionConfig(hidden_size=2, num_pos_feats=width // 2),
             prompt_encoder_config=SamPromptEncoderConfig(hidden_size=width, image_size=frame_px),
             mask_decoder_config=decoder,
         )
+        decoder._attn_implementation = "eager"  # the whole config has just reset it, and unset it warns at every start
         self.prompts = SamPromptEncoder(config).requires_grad_(False)
         self.decoder = SamMaskDecoder(decoder)
 
