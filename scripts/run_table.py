@@ -63,6 +63,15 @@ def variant(suffix: str = "") -> Row:
     return lambda settings, parts: {"preset": settings["preset"] + suffix}
 
 
+def slower(settings: Overlay, parts: list[str]) -> Overlay:
+    """All rates a third of the preset's."""
+    groups = settings["optimizer"]["params"]
+    row: Overlay = {"learning_rate": settings["learning_rate"] / 3}
+    if isinstance(groups, dict):
+        row["optimizer::params::lr_values"] = [rate / 3 for rate in groups["lr_values"]]
+    return row
+
+
 def frozen_language(settings: Overlay, parts: list[str]) -> Overlay:
     """The language model keeps its first weights; all around it learns."""
     return {"stages": _stages(settings, parts, lambda pattern: not _is_language(pattern))}
@@ -189,6 +198,24 @@ EXPERIMENTS = {
         }
     ),
     "evidence": Experiment({"no evidence tokens": no_evidence, "evidence tokens": variant()}),
+    "choices": Experiment(
+        {
+            "as it is": variant(),
+            "64 image tokens": variant("_64_tokens"),
+            "fusion on a map of 32": variant("_map_32"),
+            "a third of the rates": slower,
+            "no evidence tokens": no_evidence,
+            "encoder's last stage and neck learn": open_encoder,
+        },
+        columns={
+            "zone accuracy": "zone_accuracy",
+            "zone kappa": "zone_kappa",
+            "zone accuracy of the mask": "rule_accuracy",
+            "Dice": "dice",
+            "macro Dice of lesions": "macro_lesion_dice",
+        },
+        words=("zone accuracy", "zone kappa"),
+    ),
     "seg_token": Experiment({"[SEG] token": variant("_seg"), "PRS-Med": variant()}),
     "text": Experiment({"text-only model": text_only, "PRS-Med": variant()}),
     "medisee": MEDISEE,

@@ -65,7 +65,7 @@ _PRS_MED: dict[str, dict[str, Any]] = {
         },
     },
 }
-_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+_VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "_seg": {"fusion": {"seg_token": True}},
     "_no_evidence": {"fusion": {"evidence_cells": 0, "summary_words": False}},
@@ -73,12 +73,24 @@ _VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """What PRS-Med is compared with: one state conditions the mask (LISA); no evidence tokens; the encoder's last stage and
 neck may learn while the maps before them are kept."""
+_SMALL_VARIANTS: dict[str, dict[str, Any]] = {
+    "_64_tokens": {"token_grid_px": 8},
+    "_map_32": {"fusion": {"fusion_map_px": 32}},
+}
+"""Choices of `small` that were tried otherwise: image tokens a side, and the map on which image and words meet."""
+
+
+def _varied(row: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the table with some values changed, those of its parts one by one."""
+    parts = {name: {**row[name], **change} for name, change in changes.items() if isinstance(change, Mapping)}
+    return {**row, **changes, **parts}
+
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     **{
-        ("prs_med", name + suffix): {**row, **{part: {**row[part], **change} for part, change in changes.items()}}
-        for suffix, changes in _VARIANTS.items()
+        ("prs_med", name + suffix): _varied(row, changes)
         for name, row in _PRS_MED.items()
+        for suffix, changes in (_VARIANTS | (_SMALL_VARIANTS if name == "small" else {})).items()
     },
     **MEDISEE_PRESETS,
     **LLAVA_PRESETS,

@@ -24,6 +24,7 @@ from scripts.run_table import (
     row_overlays,
     run_row,
     shown,
+    slower,
     text_only,
     variant,
     words_only,
@@ -80,13 +81,21 @@ def test_the_text_only_model_learns_what_the_preset_learns_of_it():
     assert text_only(SMALL, PARTS)["preset"] == "small_no_evidence"
 
 
+def test_slower_rates_are_those_of_every_part():
+    rates = {"learning_rate": 0.75, "optimizer": {"params": {"lr_values": [1.5, 3.0]}}}
+    assert slower(rates, PARTS) == {"learning_rate": 0.25, "optimizer::params::lr_values": [0.5, 1.0]}
+    assert slower({**rates, "optimizer": {"params": "$@network.parameters()"}}, PARTS) == {"learning_rate": 0.25}
+
+
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 @pytest.mark.parametrize("table", EXPERIMENTS)
 def test_every_row_names_a_network_and_parameters_that_exist(table: str, preset: str):
     experiment = EXPERIMENTS[table]
     configs = committed_configs(experiment.task, preset)
     rows = row_overlays(experiment, preset, configs)
-    assert len({json.dumps(content, sort_keys=True) for content in rows.values()}) == len(experiment.rows)
+    assert len({json.dumps(content, sort_keys=True) for content in rows.values()}) == len(rows)
+    if (table, preset) != ("choices", "tiny"):  # what was tried on `small`; two of its networks are of `small` alone
+        assert list(rows) == list(experiment.rows)
     for content in rows.values():
         settings = {**ConfigParser.load_config_files(configs), **content}
         network = network_on_meta(experiment.task, settings["preset"])
