@@ -152,9 +152,14 @@ class Experiment:
     rows: dict[str, Row]
     task: str = "prs_med"
     columns: dict[str, str] = field(
-        default_factory=lambda: {"zone accuracy": "zone_accuracy", "Dice": "dice", "IoU": "iou"}
+        default_factory=lambda: {
+            "zone accuracy": "zone_accuracy",
+            "zone kappa": "zone_kappa",
+            "Dice": "dice",
+            "IoU": "iou",
+        }
     )
-    words: tuple[str, ...] = ("zone accuracy",)
+    words: tuple[str, ...] = ("zone accuracy", "zone kappa")
     by: str = "modalities"
     overlay: Overlay = field(default_factory=lambda: {"test::gates": None, "test::peers": []})
 
@@ -214,7 +219,6 @@ EXPERIMENTS = {
             "Dice": "dice",
             "macro Dice of lesions": "macro_lesion_dice",
         },
-        words=("zone accuracy", "zone kappa"),
     ),
     "seg_token": Experiment({"[SEG] token": variant("_seg"), "PRS-Med": variant()}),
     "text": Experiment({"text-only model": text_only, "PRS-Med": variant()}),

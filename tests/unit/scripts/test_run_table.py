@@ -132,14 +132,14 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path: Path):
 def test_a_row_shows_what_it_has():
     """Without masks no Dice; without a box decoder no line of it; each part of the split on its own."""
     experiment = EXPERIMENTS["text"]
-    block = {"zone_accuracy": 0.25, "dice": 0.5, "iou": 0.125}
+    block = {"zone_accuracy": 0.25, "zone_kappa": 0.0, "dice": 0.5, "iou": 0.125}
     scores = [{"overall": block, "modalities": {"ct": {**block, "dice": 0.75}, "mri": {**block, "dice": None}}}]
     silent, whole = (gather(experiment, row, scores) for row in experiment.rows.values())
-    assert silent["all"] == {"zone accuracy": [0.25], "Dice": [None], "IoU": [None]}
-    assert whole["ct"] == {"zone accuracy": [0.25], "Dice": [0.75], "IoU": [0.125]}
+    assert silent["all"] == {"zone accuracy": [0.25], "zone kappa": [0.0], "Dice": [None], "IoU": [None]}
+    assert whole["ct"] == {"zone accuracy": [0.25], "zone kappa": [0.0], "Dice": [0.75], "IoU": [0.125]}
     lines = shown({"text-only": silent, "PRS-Med": whole})
     assert "ct: Dice" in lines.columns[0].cells and "mri: Dice" not in lines.columns[0].cells
-    assert [list(column.cells)[1] for column in lines.columns] == ["all: Dice", "-", "0.500 (one seed)"]
+    assert [list(column.cells)[2] for column in lines.columns] == ["all: Dice", "-", "0.500 (one seed)"]
 
 
 def test_the_interval_is_student_t_over_seeds():
