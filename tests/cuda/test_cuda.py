@@ -5,10 +5,10 @@ import torch
 from torch.optim import AdamW
 
 from bundle.engines import PassInferer, prepare_batch
-from prsmed.geometry import Geometry
 from prsmed.losses import PRSMedLoss
 from prsmed.models.language import new_cache
 from prsmed.models.presets import build_network, image_tokens
+from tests.unit.small_networks import random_batch
 
 pytestmark = [
     pytest.mark.cuda,
@@ -19,25 +19,9 @@ SIDE_PX, VOCAB = 128, 64
 
 @pytest.fixture
 def batch() -> dict:
-    rng = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, VOCAB, (2, 32), generator=rng)
-    ids[:, 1 : 1 + image_tokens("prs_med", "tiny")] = -200
-    prompt = (torch.arange(32) < 24).expand(2, -1)
-    label = (torch.rand(2, 1, SIDE_PX, SIDE_PX, generator=rng) > 0.7).float()
-    return {
-        "image": torch.rand(2, 3, SIDE_PX, SIDE_PX, generator=rng).pin_memory(),
-        "geometry": [Geometry((SIDE_PX, SIDE_PX), (SIDE_PX, SIDE_PX))] * 2,
-        "input_ids": ids,
-        "attention_mask": torch.ones(2, 32, dtype=torch.bool),
-        "prompt_mask": prompt,
-        "target_ids": torch.where(prompt, -100, ids),
-        "label": label,
-        "valid": torch.ones_like(label),
-        "present": torch.ones(2),
-        "kind_index": torch.tensor([0, 1]),
-        "state_index": torch.tensor([0, 1]),
-        "obj_image": torch.arange(2),
-    }
+    sizes = {"image_tokens": image_tokens("prs_med", "tiny"), "tokens": 32, "prompt_tokens": 24}
+    made = random_batch(SIDE_PX, VOCAB, **sizes)
+    return {**made, "image": made["image"].pin_memory()}
 
 
 def test_bf16_needs_no_gradient_scaler_and_comes_near_float32(batch):

@@ -3,16 +3,18 @@
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import nn
 
 from prsmed.data.preprocessing import Preprocessing
+from prsmed.geometry import Geometry
 from prsmed.models.presets import PRESETS, build_network, image_tokens
 from prsmed.models.prs_med import PRSMed
 from prsmed.predictor import Predictor
-from prsmed.text.encode import TextEncoder, load_tokenizer
+from prsmed.text.encode import IGNORE_ID, IMAGE_ID, TextEncoder, load_tokenizer
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "models" / "tiny" / "tokenizer.json"
 ROW = {
@@ -65,6 +67,29 @@ def small_predictor(repository: Path, **info: object) -> Predictor:
     }
     text = small_text()
     return Predictor(small_network(len(text.tokenizer)), text, Preprocessing(config["preprocessing_steps"]), record)
+
+
+def random_batch(side_px: int, vocab: int, *, image_tokens: int, tokens: int, prompt_tokens: int) -> dict[str, Any]:
+    """A training batch of two random pictures, questions and masks, in the form of the data loader."""
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, vocab, (2, tokens), generator=rng)
+    ids[:, 1 : 1 + image_tokens] = IMAGE_ID
+    prompt = (torch.arange(tokens) < prompt_tokens).expand(2, -1)
+    label = (torch.rand(2, 1, side_px, side_px, generator=rng) > 0.7).float()
+    return {
+        "image": torch.rand(2, 3, side_px, side_px, generator=rng),
+        "geometry": [Geometry((side_px, side_px), (side_px, side_px))] * 2,
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids, dtype=torch.bool),
+        "prompt_mask": prompt,
+        "target_ids": torch.where(prompt, IGNORE_ID, ids),
+        "label": label,
+        "valid": torch.ones_like(label),
+        "present": torch.ones(2),
+        "kind_index": torch.tensor([0, 1]),
+        "state_index": torch.tensor([0, 1]),
+        "obj_image": torch.arange(2),
+    }
 
 
 def _preset(evidence_cells: int) -> AbstractContextManager:

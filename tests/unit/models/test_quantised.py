@@ -14,7 +14,6 @@ from transformers.utils import is_bitsandbytes_available
 
 from bundle.engines import PassInferer, build_trainable
 from prsmed.errors import RequestError
-from prsmed.geometry import Geometry
 from prsmed.losses import PRSMedLoss
 from prsmed.models import llava
 from prsmed.models.checkpoints import base_of, save_model, verified_file
@@ -22,8 +21,7 @@ from prsmed.models.llava import LlavaBackbone, load_llava
 from prsmed.models.lora import merge_lora
 from prsmed.models.presets import PRESETS, build_network, load_network
 from prsmed.models.prs_med import PRSMed
-from prsmed.text.encode import IMAGE_ID
-from tests.unit.small_networks import ROW, TOKENIZER
+from tests.unit.small_networks import ROW, TOKENIZER, random_batch
 
 SIDE_PX, WIDTH, LAYERS, IMAGE_TOKENS, VOCAB = 32, 128, 2, 4, 64
 PROJECTIONS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
@@ -82,23 +80,7 @@ def build(cache, monkeypatch) -> Build:
 
 
 def _batch() -> dict:
-    rng = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, VOCAB, (2, 16), generator=rng)
-    ids[:, 1 : 1 + IMAGE_TOKENS] = IMAGE_ID
-    prompt = (torch.arange(16) < 11).expand(2, -1)
-    label = (torch.rand(2, 1, SIDE_PX, SIDE_PX, generator=rng) > 0.7).float()
-    return {
-        "image": torch.rand(2, 3, SIDE_PX, SIDE_PX, generator=rng),
-        "geometry": [Geometry((SIDE_PX, SIDE_PX), (SIDE_PX, SIDE_PX))] * 2,
-        "input_ids": ids,
-        "attention_mask": torch.ones(2, 16, dtype=torch.bool),
-        "prompt_mask": prompt,
-        "target_ids": torch.where(prompt, -100, ids),
-        "label": label,
-        "valid": torch.ones_like(label),
-        "present": torch.ones(2),
-        "obj_image": torch.arange(2),
-    }
+    return random_batch(SIDE_PX, VOCAB, image_tokens=IMAGE_TOKENS, tokens=16, prompt_tokens=11)
 
 
 def _hidden(backbone: LlavaBackbone) -> torch.Tensor:
