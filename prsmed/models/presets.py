@@ -89,8 +89,9 @@ def _varied(row: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     **{
         ("prs_med", name + suffix): _varied(row, changes)
+        for suffix, changes in (_VARIANTS | _SMALL_VARIANTS).items()
         for name, row in _PRS_MED.items()
-        for suffix, changes in (_VARIANTS | (_SMALL_VARIANTS if name == "small" else {})).items()
+        if name == "small" or suffix in _VARIANTS
     },
     **MEDISEE_PRESETS,
     **LLAVA_PRESETS,
