@@ -22,7 +22,7 @@ from prsmed.models.prs_med import PRSMedOutput
 from prsmed.text.encode import IGNORE_ID
 
 TERMS = ("bce", "dice", "ce", "presence", "evidence", "zone")
-SEE_TERMS = ("ce", "bce", "dice", "l1", "giou", "js", "mse")
+SEE_TERMS = ("ce", "bce", "dice", "l1", "giou", "coarse", "js", "mse")
 
 
 def dice_loss(prob_K1HW: torch.Tensor, label_K1HW: torch.Tensor, present_K: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ class MediSeeLoss(WeightedTerms):
     Args:
         weights: of the terms by name. `ce` is the next-token loss over answers and candidates; `bce` and `dice` are on
             the mask, over the image without padding; `l1` (mean over the four coordinates) and `giou` on the corners of
-            the box; `js` and `mse` compare the similarity map of a question with that of its plain-label query.
+            the box; `coarse` is BCE and Dice of the coarse mask, where the network has one; `js` and `mse` compare the similarity map of a question with that of its plain-label query.
     """
 
     def __init__(self, weights: Mapping[str, float]):
@@ -132,11 +132,11 @@ class MediSeeLoss(WeightedTerms):
         assert output.text_logits is not None and output.mask_logits is not None
         logits, label, valid = output.mask_logits.float(), batch["label"].float(), batch["valid"].float()
         has_mask_K = valid.flatten(1).amax(dim=1)
-        terms = {
-            "ce": next_token_loss(output.text_logits, answer_ids[answer_ids >= 0]),
-            "bce": mean_of_objects(bce_of_objects(logits, label, valid), has_mask_K),
-            "dice": mean_of_objects(dice_of_objects(logits.sigmoid() * valid, label * valid), has_mask_K),
-        }
+        terms = {"ce": next_token_loss(output.text_logits, answer_ids[answer_ids >= 0])}
+        terms["bce"], terms["dice"] = (mean_of_objects(loss_K, has_mask_K) for loss_K in _mask_losses(logits, label, valid))
+        if output.coarse_logits is not None:
+            coarse_K = sum(_mask_losses(output.coarse_logits.float(), label, valid))
+            terms["coarse"] = mean_of_objects(coarse_K, has_mask_K)
         if output.boxes_cxcywh is not None:
             terms["l1"], terms["giou"] = box_losses(output.boxes_cxcywh, batch["boxes_xyxy_norm"])
         if output.teacher_states is not None:
@@ -150,6 +150,13 @@ class MediSeeLoss(WeightedTerms):
         student_KN = similarity_maps(output.seg_states[of], image_KND)
         assert output.teacher_states is not None
         return similarity_losses(student_KN, similarity_maps(output.teacher_states, image_KND))
+
+
+def _mask_losses(
+    logits_K1HW: torch.Tensor, label_K1HW: torch.Tensor, valid_K1HW: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    prob_K1HW = logits_K1HW.sigmoid() * valid_K1HW
+    return bce_of_objects(logits_K1HW, label_K1HW, valid_K1HW), dice_of_objects(prob_K1HW, label_K1HW * valid_K1HW)
 
 
 def bce_of_objects(logits_K1HW: torch.Tensor, label_K1HW: torch.Tensor, valid_K1HW: torch.Tensor) -> torch.Tensor:

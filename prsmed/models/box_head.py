@@ -7,14 +7,15 @@ from torch import nn
 
 
 class BoxHead(nn.Module):
-    """Three linear layers and a sigmoid; starts at the box in the middle that covers a quarter (last layer zero).
+    """Three linear layers and a sigmoid; starts at the box in the middle that covers a quarter (last layer zero), or at
+    the box it is handed.
 
     Args:
         width: D.
         hidden: of both inner layers (512 in the paper).
 
     Shape:
-        states (K, D) -> (K, 4): centre x, centre y, width, height as shares of the image, in (0, 1).
+        states (K, D), first boxes (K, 4) -> (K, 4): centre x, centre y, width, height as shares of the image, in (0, 1).
     """
 
     def __init__(self, width: int, *, hidden: int = 512):
@@ -22,9 +23,10 @@ class BoxHead(nn.Module):
         last = nn.Linear(hidden, 4)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(
-            nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last, nn.Sigmoid()
-        )
+        self.layers = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last)
 
-    def forward(self, state_KD: torch.Tensor) -> torch.Tensor:
-        return self.layers(state_KD)
+    def forward(self, state_KD: torch.Tensor, first_cxcywh: torch.Tensor | None = None) -> torch.Tensor:
+        logits_K4 = self.layers(state_KD)
+        if first_cxcywh is not None:
+            logits_K4 = logits_K4 + first_cxcywh.logit(eps=1e-3)
+        return logits_K4.sigmoid()

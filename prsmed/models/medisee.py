@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.utils import ModelOutput
 
-from prsmed.geometry import cxcywh_to_xyxy
+from prsmed.geometry import Frame, cxcywh_to_xyxy
 from prsmed.models.box_head import BoxHead
+from prsmed.models.coarse_mask import CoarseMask, box_around
 from prsmed.models.encoders import EncodedImage, SegmentationEncoder
 from prsmed.models.language import LanguageBackbone, new_cache
 from prsmed.models.prs_med import last_states, rest_frozen
@@ -35,6 +36,7 @@ class MediSeeOutput(ModelOutput):
     Attributes:
         mask_logits: (K, 1, H, W) on the batch's canonical grid.
         boxes_cxcywh: (K, 4) shares of the image; None without a box head.
+        coarse_logits: (K, 1, H, W) of the coarse mask, on the same grid; None without one.
         seg_weights, box_weights: (K, n), how loud each candidate was.
         seg_states: (K, D), what the mask decoder was prompted with, before its projection.
         teacher_states: (Kt, D), the same for the plain-label queries of the similarity loss; None without any.
@@ -44,6 +46,7 @@ class MediSeeOutput(ModelOutput):
 
     mask_logits: torch.Tensor | None = None
     boxes_cxcywh: torch.Tensor | None = None
+    coarse_logits: torch.Tensor | None = None
     seg_weights: torch.Tensor | None = None
     box_weights: torch.Tensor | None = None
     seg_states: torch.Tensor | None = None
@@ -72,11 +75,13 @@ class Seen:
 
 @dataclass
 class Pointed:
-    """What the heads make of K objects' candidates; names as in `MediSeeOutput`, `text_embeds` (K, 1, width)."""
+    """What the heads make of K objects' candidates; names as in `MediSeeOutput`, `text_embeds` (K, 1, width),
+    `coarse_logits` (K, h, w) on the encoder's map."""
 
     seg_states: torch.Tensor
     seg_weights: torch.Tensor
     text_embeds: torch.Tensor
+    coarse_logits: torch.Tensor | None
     boxes_cxcywh: torch.Tensor | None
     box_weights: torch.Tensor | None
 
@@ -86,7 +91,7 @@ class Heads(nn.Module):
 
     Args:
         width, prompt_width: of the states, and of the prompt.
-        candidates, gate, router_width, box_width, text_width, box_head: as of `MediSee`.
+        candidates, gate, router_width, box_width, text_width, box_head, coarse_mask: as of `MediSee`.
     """
 
     def __init__(
@@ -100,23 +105,38 @@ class Heads(nn.Module):
         box_width: int,
         text_width: int | None,
         box_head: bool,
+        coarse_mask: bool,
     ):
         super().__init__()
         hidden = text_width or width
         self.seg_router = CandidateRouter(width, candidates, hidden=router_width, gate=gate, pick=0)
         self.project = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, prompt_width))
+        self.coarse = CoarseMask(prompt_width, width) if coarse_mask else None
         self.box_router = self.box_head = None
         if box_head:
             self.box_router = CandidateRouter(width, candidates, hidden=router_width, gate=gate, pick=candidates - 1)
             self.box_head = BoxHead(width, hidden=box_width)
 
-    def forward(self, candidates_KND: torch.Tensor) -> Pointed:
+    def forward(
+        self,
+        candidates_KND: torch.Tensor,
+        features: torch.Tensor,
+        obj_image: torch.Tensor,
+        frame: Frame,
+        canonical_hw_px: Sequence[tuple[int, int]],
+    ) -> Pointed:
         seg_states, seg_weights = self.seg_router(candidates_KND)
-        boxes_cxcywh = box_weights = None
+        coarse_logits = first_cxcywh = boxes_cxcywh = box_weights = None
+        if self.coarse is not None:
+            offsets = frame.patch_offsets(features.shape[-1], canonical_hw_px).to(features)
+            centers = frame.patch_centers_norm(features.shape[-1], canonical_hw_px).to(features)
+            coarse_logits = self.coarse(features, offsets, seg_states, obj_image)
+            first_cxcywh = box_around(coarse_logits.sigmoid(), centers[obj_image])
         if self.box_head is not None and self.box_router is not None:
             box_states, box_weights = self.box_router(candidates_KND)
-            boxes_cxcywh = self.box_head(box_states)
-        return Pointed(seg_states, seg_weights, self.project(seg_states)[:, None], boxes_cxcywh, box_weights)
+            boxes_cxcywh = self.box_head(box_states, first_cxcywh)
+        text_embeds = self.project(seg_states)[:, None]
+        return Pointed(seg_states, seg_weights, text_embeds, coarse_logits, boxes_cxcywh, box_weights)
 
 
 class MediSee(nn.Module):
@@ -131,6 +151,7 @@ class MediSee(nn.Module):
         router_width, box_width, text_width: hidden sizes of routers, box head and text projection.
         box_head: False: no boxes at all.
         box_prompt: whether the predicted box prompts the mask decoder. Its gradient then reaches the box head.
+        coarse_mask: whether the box starts at, and the mask decoder is told, where the state points; not in the paper.
 
     Attributes:
         mode: how `ask` asks, one of `MODES`.
@@ -149,6 +170,7 @@ class MediSee(nn.Module):
         text_width: int | None = None,
         box_head: bool = True,
         box_prompt: bool = True,
+        coarse_mask: bool = False,
     ):
         super().__init__()
         assert box_head or not box_prompt, "a box prompt needs a box head"
@@ -163,6 +185,7 @@ class MediSee(nn.Module):
             box_width=box_width,
             text_width=text_width,
             box_head=box_head,
+            coarse_mask=coarse_mask,
         )
         self.box_prompt = box_prompt
         self.mode = "free"
@@ -240,19 +263,26 @@ class MediSee(nn.Module):
         A box in bf16 would be wrong by up to two of 1024 pixels; a mask's outline hardly moves, in half the time.
         """
         with full_precision(candidates_KND):
-            pointed, boxes_px = self.heads(candidates_KND.float()), None
+            features, frame, boxes_px = maps.features.float(), self.encoder.frame, None
+            pointed = self.heads(candidates_KND.float(), features, obj_image, frame, canonical_hw_px)
             if self.box_prompt:
-                sides_px = self.encoder.frame.content_xyxy_px(canonical_hw_px).to(candidates_KND.device)
+                sides_px = frame.content_xyxy_px(canonical_hw_px).to(candidates_KND.device)
                 boxes_px = cxcywh_to_xyxy(pointed.boxes_cxcywh) * sides_px[obj_image]
         logits = maps.features.new_zeros(0, 1, *(4 * side for side in maps.features.shape[-2:]))
         if len(obj_image):  # transformers' decoder cannot draw nothing
             logits, _ = self.prompting(
-                maps.features.float(), boxes_xyxy_px=boxes_px, text_embeds=pointed.text_embeds, obj_image=obj_image
+                features,
+                boxes_xyxy_px=boxes_px,
+                text_embeds=pointed.text_embeds,
+                coarse_embeds=None if self.heads.coarse is None else self.heads.coarse.embed(pointed.coarse_logits),
+                obj_image=obj_image,
             )
         hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
+        coarse_logits = pointed.coarse_logits
         return MediSeeOutput(
-            mask_logits=self.encoder.frame.leave(logits.float(), hw_px, common_hw_px),
+            mask_logits=frame.leave(logits.float(), hw_px, common_hw_px),
             boxes_cxcywh=pointed.boxes_cxcywh,
+            coarse_logits=None if coarse_logits is None else frame.leave(coarse_logits[:, None], hw_px, common_hw_px),
             seg_weights=pointed.seg_weights,
             box_weights=pointed.box_weights,
             seg_states=pointed.seg_states,

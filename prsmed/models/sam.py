@@ -87,6 +87,7 @@ class SamPrompting(nn.Module):
         *,
         boxes_xyxy_px: torch.Tensor | None = None,
         text_embeds: torch.Tensor | None = None,
+        coarse_embeds: torch.Tensor | None = None,
         obj_image: torch.Tensor,
         multimask: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,6 +97,7 @@ class SamPrompting(nn.Module):
             features: (B, width, h, w) of the images.
             boxes_xyxy_px: (K, 4) half-open boxes in pixels of the frame, or None.
             text_embeds: (K, n, width) prompt tokens that follow the box's two, or None.
+            coarse_embeds: (K, width, h, w) of coarse masks, beside the code for "no mask", or None.
             obj_image: (K,) which image each object belongs to.
             multimask: three masks for an ambiguous prompt instead of the one.
 
@@ -109,12 +111,12 @@ class SamPrompting(nn.Module):
             tokens.append(self.embed_boxes(boxes_xyxy_px))
         if text_embeds is not None:
             tokens.append(text_embeds)
-        maps = features[obj_image]
+        maps, dense = features[obj_image], self.prompts.no_mask_embed.weight[:, :, None, None]
         masks, iou = self.decoder(
             image_embeddings=maps,
             image_positional_embeddings=self.positions(maps).expand(len(maps), -1, -1, -1),
             sparse_prompt_embeddings=torch.cat(tokens, dim=1)[:, None],
-            dense_prompt_embeddings=self.prompts.no_mask_embed.weight[:, :, None, None],
+            dense_prompt_embeddings=dense if coarse_embeds is None else dense + coarse_embeds,
             multimask_output=multimask,
         )
         return masks[:, 0], iou[:, 0] if multimask else iou[:, 0, 0]

@@ -59,7 +59,7 @@ def small_medisee(*, seed: int = 0, box_last: bool = True, **heads: Any) -> Medi
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.3)
     if box_last and network.heads.box_head is not None:
-        nn.init.normal_(network.heads.box_head.layers[-2].weight, std=0.5)
+        nn.init.normal_(network.heads.box_head.layers[-1].weight, std=0.5)
     return network.eval()
 
 

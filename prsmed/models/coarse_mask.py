@@ -1,0 +1,71 @@
+"""The coarse mask of MediSee, our addition: where on the picture a state points, before SAM is prompted."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from prsmed.models.evidence import Context
+
+SIDE_PER_DEVIATION = 4.0
+"""Of a filled ellipse: its width is four standard deviations of its pixels' places."""
+FIRST_LOGIT = -3.0
+"""Most cells show something else."""
+
+
+class CoarseMask(nn.Module):
+    """A state and a map's cells, multiplied (as MaskFormer's masks, Cheng et al. 2021; docs/decisions/coarse_mask.md).
+
+    A box head that reads one state must learn the way from words to coordinates; this finds the cells that look like
+    what the state says, and learns from masks.
+
+    Args:
+        channels: of the map.
+        width: of the states, D.
+        hidden: in which states and cells are compared.
+        context_layers: see `prsmed.models.evidence.Context`.
+
+    Shape: features (B, C, h, w), offsets (B, 2, h, w) of the cells from the image's centre, states (K, D),
+        obj_image (K,) -> logits (K, h, w).
+    """
+
+    def __init__(self, channels: int, width: int, *, hidden: int = 64, context_layers: int = 2):
+        super().__init__()
+        self.context = Context(channels, hidden, layers=context_layers)
+        self.cells = nn.Sequential(
+            nn.Conv2d(channels + hidden, hidden, 3, padding=1), nn.GELU(), nn.Conv2d(hidden, hidden, 1)
+        )
+        self.query = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden)
+        )
+        self.bias = nn.Parameter(torch.tensor(FIRST_LOGIT))
+        self.shown = nn.Parameter(torch.zeros(channels))
+
+    def forward(
+        self, features: torch.Tensor, offsets_B2HW: torch.Tensor, states_KD: torch.Tensor, obj_image: torch.Tensor
+    ) -> torch.Tensor:
+        cells = self.cells(torch.cat([features, self.context(features, offsets_B2HW)], dim=1))
+        products = torch.einsum("kc,kchw->khw", self.query(states_KD), cells[obj_image])
+        return products / cells.shape[1] ** 0.5 + self.bias
+
+    def embed(self, logits_KHW: torch.Tensor) -> torch.Tensor:
+        """For SAM's mask decoder: one learned vector wherever the coarse mask is, (K, C, h, w); nothing at first."""
+        return logits_KHW.sigmoid()[:, None] * self.shown[:, None, None]
+
+
+def box_around(prob_KHW: torch.Tensor, centers_norm_KM2: torch.Tensor) -> torch.Tensor:
+    """The box of the ellipse that has the place and the spread of a coarse mask; differentiable.
+
+    Args:
+        prob_KHW: of M = h * w cells.
+        centers_norm_KM2: x and y of the cells' centres as shares of the image; above 1 lies in the padding.
+
+    Returns:
+        (K, 4) centre x, centre y, width, height as shares of the image.
+    """
+    # Squares, so that a faint background over many cells does not pull the centre to the middle of the picture.
+    weight_KM = prob_KHW.flatten(1) ** 2 * (centers_norm_KM2 < 1).all(dim=2)
+    share_KM1 = (weight_KM / (weight_KM.sum(dim=1, keepdim=True) + 1e-6))[..., None]
+    mean_K12 = (share_KM1 * centers_norm_KM2).sum(dim=1, keepdim=True)
+    variance_K2 = (share_KM1 * (centers_norm_KM2 - mean_K12) ** 2).sum(dim=1)
+    return torch.cat([mean_K12[:, 0], SIDE_PER_DEVIATION * (variance_K2 + 1e-5).sqrt()], dim=1)
