@@ -114,7 +114,8 @@ class MediSeeLoss(WeightedTerms):
     Args:
         weights: of the terms by name. `ce` is the next-token loss over answers and candidates; `bce` and `dice` are on
             the mask, over the image without padding; `l1` (mean over the four coordinates) and `giou` on the corners of
-            the box; `coarse` is BCE and Dice of the coarse mask, where the network has one; `js` and `mse` compare the similarity map of a question with that of its plain-label query.
+            the box; `coarse` is BCE and Dice of the coarse mask, where the network has one; `js` and `mse` compare the
+            similarity map of a question with that of its plain-label query.
     """
 
     def __init__(self, weights: Mapping[str, float]):
@@ -133,7 +134,8 @@ class MediSeeLoss(WeightedTerms):
         logits, label, valid = output.mask_logits.float(), batch["label"].float(), batch["valid"].float()
         has_mask_K = valid.flatten(1).amax(dim=1)
         terms = {"ce": next_token_loss(output.text_logits, answer_ids[answer_ids >= 0])}
-        terms["bce"], terms["dice"] = (mean_of_objects(loss_K, has_mask_K) for loss_K in _mask_losses(logits, label, valid))
+        losses_K = _mask_losses(logits, label, valid)
+        terms["bce"], terms["dice"] = (mean_of_objects(loss_K, has_mask_K) for loss_K in losses_K)
         if output.coarse_logits is not None:
             coarse_K = sum(_mask_losses(output.coarse_logits.float(), label, valid))
             terms["coarse"] = mean_of_objects(coarse_K, has_mask_K)

@@ -15,7 +15,8 @@ class BoxHead(nn.Module):
         hidden: of both inner layers (512 in the paper).
 
     Shape:
-        states (K, D), first boxes (K, 4) -> (K, 4): centre x, centre y, width, height as shares of the image, in (0, 1).
+        states (K, D), first boxes (K, 4) or None -> (K, 4): centre x, centre y, width, height as shares of the image,
+            in (0, 1).
     """
 
     def __init__(self, width: int, *, hidden: int = 512):
@@ -28,5 +29,6 @@ class BoxHead(nn.Module):
     def forward(self, state_KD: torch.Tensor, first_cxcywh: torch.Tensor | None = None) -> torch.Tensor:
         logits_K4 = self.layers(state_KD)
         if first_cxcywh is not None:
-            logits_K4 = logits_K4 + first_cxcywh.logit(eps=1e-3)
+            # Unlike torch.logit's, this has a gradient however much of the image a box covers.
+            logits_K4 = logits_K4 + first_cxcywh.clamp(min=1e-4).log() - (1 - first_cxcywh).clamp(min=0.02).log()
         return logits_K4.sigmoid()

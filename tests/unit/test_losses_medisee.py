@@ -51,6 +51,9 @@ def test_the_whole_loss_is_the_weighted_sum():
     expected = math.log(4) + 2 * 1.058385 + 0.5 * 0.631642 + 0.025 + 0.309770
     assert float(loss(output, batch)) == pytest.approx(expected, abs=1e-5)
     assert set(loss.terms) == set(weights)
+    output.coarse_logits = LOGITS
+    with_coarse = MediSeeLoss({**weights, "coarse": 2.0})
+    assert float(with_coarse(output, batch)) == pytest.approx(expected + 2 * (1.058385 + 0.631642), abs=1e-5)
     with pytest.raises(RequestError, match="presence unknown"):
         MediSeeLoss({"presence": 1.0})
 

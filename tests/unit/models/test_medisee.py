@@ -8,6 +8,7 @@ from prsmed.geometry import Frame, Geometry, cxcywh_to_xyxy, mask_to_box
 from prsmed.losses import MediSeeLoss
 from prsmed.models.box_head import BoxHead
 from prsmed.models.checkpoints import load_weights, save_model
+from prsmed.models.coarse_mask import box_around
 from prsmed.models.lora import add_lora
 from prsmed.text.encode import pad_batch
 from tests.unit.small_medisee import TOKENIZER, passed, small_medisee, small_text
@@ -202,6 +203,41 @@ def test_the_decoder_is_prompted_where_the_box_is(network, image, monkeypatch):
     torch.testing.assert_close(seen["boxes_xyxy_px"][1], shares[1] * torch.tensor([32.0, 20.0, 32.0, 20.0]))
 
 
+def test_the_coarse_mask_learns_where_and_box_and_decoder_follow_it(text, image):
+    network = small_medisee(coarse_mask=True)
+    coarse = network.heads.coarse
+    for weights in ({"coarse": 1.0}, {"l1": 1.0}):
+        assert _gradient(network, text, image, weights, coarse.query) > 0, weights
+        assert _gradient(network, text, image, weights, coarse.cells) > 0, weights
+    assert _gradient(network, text, image, {"bce": 1.0}, coarse) > 0 and coarse.shown.grad.abs().sum() > 0
+    with torch.no_grad():
+        maps, _ = network.encode_image(image, HW)
+        arguments = (maps, torch.randn(2, 2, network.language.hidden_width), torch.tensor([0, 1]), HW, (32, 32))
+        before = network.point(*arguments)
+        coarse.shown.normal_()
+        told = network.point(*arguments)
+    assert (told.mask_logits - before.mask_logits).abs().max() > 1e-3
+    torch.testing.assert_close(told.coarse_logits, before.coarse_logits)
+    assert (before.coarse_logits[1, :, 20:] == 0).all(), "padding is no place"
+
+
+@pytest.mark.parametrize("hw_px", [(64, 64), (64, 40), (30, 64)])
+def test_the_box_around_an_ellipse(hw_px):
+    frame, cells = Frame(64, "pad"), 64
+    centers = frame.patch_centers_norm(cells, [hw_px])
+    middle, half = torch.tensor([0.6, 0.4]), torch.tensor([0.2, 0.3])
+    inside = (((centers - middle) / half) ** 2).sum(dim=2) < 1
+    prob = torch.where(inside, 0.95, 0.02).unflatten(1, (cells, cells))
+    torch.testing.assert_close(box_around(prob, centers), torch.tensor([[0.6, 0.4, 0.4, 0.6]]), atol=0.03, rtol=0)
+    nothing = box_around(torch.zeros(1, cells, cells), centers)
+    assert nothing.isfinite().all() and (nothing >= 0).all()
+
+
+def test_a_box_head_starts_at_the_box_it_is_handed():
+    first = torch.tensor([[0.3, 0.6, 0.2, 0.1]])
+    torch.testing.assert_close(BoxHead(8)(torch.randn(1, 8), first), first)
+
+
 @pytest.mark.parametrize(
     "heads",
     [
@@ -212,6 +248,7 @@ def test_the_decoder_is_prompted_where_the_box_is(network, image, monkeypatch):
         {"gate": "softmax"},
         {"box_prompt": False},
         {"candidates": 3},
+        {"coarse_mask": True},
     ],
 )
 def test_every_variant_runs(heads, image):
@@ -220,6 +257,7 @@ def test_every_variant_runs(heads, image):
         output = passed(variant, text, [_turns(text, "show the liver")], image[:1], HW[:1])
     assert output.mask_logits.shape == (1, 1, 32, 32)
     assert (output.boxes_cxcywh is None) == (heads.get("box_head") is False)
+    assert (output.coarse_logits is None) == ("coarse_mask" not in heads)
     if heads.get("gate") == "hard":
         assert output.seg_weights.tolist() == [[1, 0]] and output.box_weights.tolist() == [[0, 1]]
 
