@@ -26,6 +26,7 @@ class PackedInferer(Inferer):
                 obj_image=inputs["obj_image"],
                 position_ids=inputs["position_ids"],
                 target_ids=inputs["target_ids"],
+                name_ids=inputs["name_ids"],
                 teacher_at=inputs["teacher_at"] if len(inputs["teacher_of"]) else None,
                 teacher_image=inputs["teacher_image"],
             )

@@ -22,7 +22,7 @@ from prsmed.models.prs_med import PRSMedOutput
 from prsmed.text.encode import IGNORE_ID
 
 TERMS = ("bce", "dice", "ce", "presence", "evidence", "zone")
-SEE_TERMS = ("ce", "bce", "dice", "l1", "giou", "coarse", "js", "mse")
+SEE_TERMS = ("ce", "bce", "dice", "l1", "giou", "coarse", "named", "recall", "js", "mse")
 
 
 def dice_loss(prob_K1HW: torch.Tensor, label_K1HW: torch.Tensor, present_K: torch.Tensor) -> torch.Tensor:
@@ -114,8 +114,11 @@ class MediSeeLoss(WeightedTerms):
     Args:
         weights: of the terms by name. `ce` is the next-token loss over answers and candidates; `bce` and `dice` are on
             the mask, over the image without padding; `l1` (mean over the four coordinates) and `giou` on the corners of
-            the box; `coarse` is BCE and Dice of the coarse mask, where the network has one; `js` and `mse` compare the
-            similarity map of a question with that of its plain-label query.
+            the box; `js` and `mse` compare the similarity map of a question with that of its plain-label query. Where
+            the network has a coarse mask, `coarse` is its BCE and Dice, `named` that of the one which the target's name
+            asks for, and `recall` says how far the question's query is from the name's.
+
+    A term of what the network left out, because nothing there learns, does not count.
     """
 
     def __init__(self, weights: Mapping[str, float]):
@@ -129,16 +132,20 @@ class MediSeeLoss(WeightedTerms):
                 (K,), `target_ids` (B, T), and where there are plain-label queries `teacher_of` (Kt,), the object that
                 each belongs to. An object whose `valid` is empty has no mask.
         """
-        answer_ids = batch["target_ids"][:, 1:]
-        assert output.text_logits is not None and output.mask_logits is not None
-        logits, label, valid = output.mask_logits.float(), batch["label"].float(), batch["valid"].float()
+        answer_ids, terms = batch["target_ids"][:, 1:], {}
+        label, valid = batch["label"].float(), batch["valid"].float()
         has_mask_K = valid.flatten(1).amax(dim=1)
-        terms = {"ce": next_token_loss(output.text_logits, answer_ids[answer_ids >= 0])}
-        losses_K = _mask_losses(logits, label, valid)
-        terms["bce"], terms["dice"] = (mean_of_objects(loss_K, has_mask_K) for loss_K in losses_K)
-        if output.coarse_logits is not None:
-            coarse_K = sum(_mask_losses(output.coarse_logits.float(), label, valid))
-            terms["coarse"] = mean_of_objects(coarse_K, has_mask_K)
+        if output.text_logits is not None:
+            terms["ce"] = next_token_loss(output.text_logits, answer_ids[answer_ids >= 0])
+        if output.mask_logits is not None:
+            losses_K = _mask_losses(output.mask_logits, label, valid)
+            terms["bce"], terms["dice"] = (mean_of_objects(loss_K, has_mask_K) for loss_K in losses_K)
+        for name, logits in (("coarse", output.coarse_logits), ("named", output.named_logits)):
+            if logits is not None:
+                terms[name] = mean_of_objects(sum(_mask_losses(logits, label, valid)), has_mask_K)
+        if output.queries is not None and output.names is not None:
+            recall_K = (output.queries - output.names.detach()).square().mean(dim=1)
+            terms["recall"] = mean_of_objects(recall_K, torch.ones_like(recall_K))
         if output.boxes_cxcywh is not None:
             terms["l1"], terms["giou"] = box_losses(output.boxes_cxcywh, batch["boxes_xyxy_norm"])
         if output.teacher_states is not None:
@@ -157,6 +164,7 @@ class MediSeeLoss(WeightedTerms):
 def _mask_losses(
     logits_K1HW: torch.Tensor, label_K1HW: torch.Tensor, valid_K1HW: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    logits_K1HW = logits_K1HW.float()
     prob_K1HW = logits_K1HW.sigmoid() * valid_K1HW
     return bce_of_objects(logits_K1HW, label_K1HW, valid_K1HW), dice_of_objects(prob_K1HW, label_K1HW * valid_K1HW)
 

@@ -14,7 +14,7 @@ from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import DataError
 from prsmed.geometry import mask_to_box
 from prsmed.samples import Item, items_of, load_item, own_words, truth_of
-from prsmed.text.encode import IGNORE_ID, Encoded, TextEncoder
+from prsmed.text.encode import IGNORE_ID, Encoded, TextEncoder, word_ids
 from prsmed.text.packing import pack_batch
 from prsmed.types import Case, Query, Target
 
@@ -128,12 +128,13 @@ def packed_sample(
             similarity loss. They are no targets of the language model.
 
     Returns:
-        image, geometry; `turns`, objects first to last, then the teachers; `labels` (K, h, w) of the turns that point
-        at something; `teacher_of`, for each teacher the number of its object.
+        image, geometry; `turns`, objects first to last, then the teachers; `labels` (K, h, w) and `names` of the turns
+        that point at something; `teacher_of`, for each teacher the number of its object.
     """
     turns: list[Encoded] = []
     teachers: list[Encoded] = []
     labels: list[torch.Tensor] = []
+    names: list[str] = []
     teacher_of: list[int] = []
     for item in chosen:
         assert item.query is not None
@@ -147,11 +148,13 @@ def packed_sample(
             teachers.append(replace(plain, target_ids=torch.full_like(plain.target_ids, IGNORE_ID)))
             teacher_of.append(len(labels))
         labels.append(label)
+        names.append(item.target.name)
     return {
         "image": sample["image"],
         "geometry": sample["geometry"],
         "turns": [*turns, *teachers],
         "labels": labels,
+        "names": names,
         "teacher_of": teacher_of,
     }
 
@@ -161,8 +164,8 @@ def collate_packed(samples: Sequence[Mapping[str, Any]], *, text: TextEncoder) -
 
     Returns:
         image (B, 3, H, W); label, valid (K, 1, H, W); obj_image (K,); boxes_xyxy_norm (K, 4), shares of the image;
-        input_ids, position_ids, target_ids (B, T), attention_mask (B, 1, T, T); candidate_at (K, n); teacher_at
-        (Kt, n), teacher_image, teacher_of (Kt,); geometry, a list of B.
+        input_ids, position_ids, target_ids (B, T), attention_mask (B, 1, T, T); candidate_at (K, n); name_ids (K, W),
+        the targets' names; teacher_at (Kt, n), teacher_image, teacher_of (Kt,); geometry, a list of B.
     """
     packed = pack_batch([sample["turns"] for sample in samples], text)
     turn_image, at = packed.pop("turn_image"), packed.pop("candidate_at")
@@ -179,6 +182,7 @@ def collate_packed(samples: Sequence[Mapping[str, Any]], *, text: TextEncoder) -
         **_padded_pixels(samples),
         "obj_image": turn_image[~is_teacher],
         "candidate_at": at[~is_teacher],
+        "name_ids": word_ids([name for sample in samples for name in sample["names"]], text.tokenizer),
         "teacher_at": at[is_teacher],
         "teacher_image": turn_image[is_teacher],
         "teacher_of": torch.tensor(teacher_of, dtype=torch.long),

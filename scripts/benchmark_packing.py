@@ -20,7 +20,7 @@ import typer
 from bundle.engines import build_trainable, mixed_precision
 from prsmed.losses import MediSeeLoss
 from prsmed.models.encoders import EncodedImage
-from prsmed.models.medisee import MediSee
+from prsmed.models.medisee import Looked, MediSee
 from prsmed.models.presets import build_text
 from prsmed.text.encode import TextEncoder
 from prsmed.text.packing import pack_batch
@@ -75,7 +75,7 @@ def make_variants(
                 obj_image=batch["turn_image"],
                 position_ids=batch["position_ids"],
                 target_ids=batch["target_ids"],
-                encoded=(maps, network.language.embed_image(tower)),
+                encoded=Looked(maps, network.language.embed_image(tower), None),
             )
         label = torch.zeros(objects, 1, side, side)
         truth = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from prsmed.models.evidence import Context
@@ -17,16 +18,14 @@ class CoarseMask(nn.Module):
     """A state and a map's cells, multiplied (as MaskFormer's masks, Cheng et al. 2021; docs/decisions/coarse_mask.md).
 
     A box head that reads one state must learn the way from words to coordinates; this finds the cells that look like
-    what the state says, and learns from masks.
+    what the state says, and learns from masks. What cells look like can be learned first, without the language model,
+    from the targets' names: a name's query is made of its words' embeddings.
 
     Args:
-        channels: of the map.
-        width: of the states, D.
-        hidden: in which states and cells are compared.
+        channels: of the map, C.
+        width: of the states and of words' embeddings, D.
+        hidden: E, in which queries and cells are compared.
         context_layers: see `prsmed.models.evidence.Context`.
-
-    Shape: features (B, C, h, w), offsets (B, 2, h, w) of the cells from the image's centre, states (K, D),
-        obj_image (K,) -> logits (K, h, w).
     """
 
     def __init__(self, channels: int, width: int, *, hidden: int = 64, context_layers: int = 2):
@@ -35,22 +34,28 @@ class CoarseMask(nn.Module):
         self.cells = nn.Sequential(
             nn.Conv2d(channels + hidden, hidden, 3, padding=1), nn.GELU(), nn.Conv2d(hidden, hidden, 1)
         )
-        self.query = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden)
-        )
+        self.query, self.named = _query(width, hidden), _query(width, hidden)
         self.bias = nn.Parameter(torch.tensor(FIRST_LOGIT))
         self.shown = nn.Parameter(torch.zeros(channels))
 
-    def forward(
-        self, features: torch.Tensor, offsets_B2HW: torch.Tensor, states_KD: torch.Tensor, obj_image: torch.Tensor
-    ) -> torch.Tensor:
+    def look(self, features: torch.Tensor, offsets_B2HW: torch.Tensor) -> torch.Tensor:
+        """A map's cells as queries meet them: features (B, C, h, w), offsets (B, 2, h, w) of the cells from the image's
+        centre -> (B, E, h, w)."""
         cells = self.cells(torch.cat([features, self.context(features, offsets_B2HW)], dim=1))
-        products = torch.einsum("kc,kchw->khw", self.query(states_KD), cells[obj_image])
+        return F.layer_norm(cells.movedim(1, -1), cells.shape[1:2]).movedim(-1, 1)
+
+    def forward(self, queries_KE: torch.Tensor, cells: torch.Tensor, obj_image: torch.Tensor) -> torch.Tensor:
+        """Queries, each about the image `obj_image` (K,) names -> logits (K, h, w)."""
+        products = torch.einsum("ke,kehw->khw", queries_KE, cells[obj_image])
         return products / cells.shape[1] ** 0.5 + self.bias
 
     def embed(self, logits_KHW: torch.Tensor) -> torch.Tensor:
         """For SAM's mask decoder: one learned vector wherever the coarse mask is, (K, C, h, w); nothing at first."""
         return logits_KHW.sigmoid()[:, None] * self.shown[:, None, None]
+
+
+def _query(width: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden))
 
 
 def box_around(prob_KHW: torch.Tensor, centers_norm_KM2: torch.Tensor) -> torch.Tensor:

@@ -84,8 +84,8 @@ class LanguageBackbone(nn.Module):
         """Greedy continuation of a prefilled prompt."""
         raise NotImplementedError
 
-    def embed_words(self, ids: Sequence[int]) -> torch.Tensor:
-        """The mean input embedding (D,) of some words' tokens, float32."""
+    def embed_words(self, ids_KW: torch.Tensor) -> torch.Tensor:
+        """The mean input embedding (K, D) of each row's tokens, float32; a negative id is none."""
         raise NotImplementedError
 
     def extend_vocab(self, count: int) -> list[int]:
@@ -215,10 +215,10 @@ class CausalBackbone(LanguageBackbone):
         return Generated(torch.stack(ids, dim=1), torch.stack(states, dim=1))
 
     @torch.no_grad()
-    def embed_words(self, ids: Sequence[int]) -> torch.Tensor:
-        table_VD = self.model.get_input_embeddings().weight
-        assert isinstance(table_VD, torch.Tensor)
-        return table_VD[torch.tensor(ids)].float().mean(dim=0)
+    def embed_words(self, ids_KW: torch.Tensor) -> torch.Tensor:
+        is_word_KW1 = (ids_KW >= 0)[..., None]
+        embeds_KWD = self.model.get_input_embeddings()(ids_KW.clamp(min=0)).float() * is_word_KW1
+        return embeds_KWD.sum(dim=1) / is_word_KW1.sum(dim=1)
 
     def extend_vocab(self, count: int) -> list[int]:
         """The new rows are parameters of their own: the tables of the base can stay frozen, and out of a checkpoint."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +32,15 @@ the model cannot say that nothing is there. `free` generates: an answer without 
 
 @dataclass
 class MediSeeOutput(ModelOutput):
-    """One record for K objects in R sequences about B images.
+    """One record for K objects in R sequences about B images. While nothing learns that reads it, a part of the network
+    does not run, and what it gives is None.
 
     Attributes:
         mask_logits: (K, 1, H, W) on the batch's canonical grid.
         boxes_cxcywh: (K, 4) shares of the image; None without a box head.
         coarse_logits: (K, 1, H, W) of the coarse mask, on the same grid; None without one.
+        named_logits: the same of what the targets' names ask for; None without names.
+        queries, names: (K, E) of questions and of names, which these masks answer.
         seg_weights, box_weights: (K, n), how loud each candidate was.
         seg_states: (K, D), what the mask decoder was prompted with, before its projection.
         teacher_states: (Kt, D), the same for the plain-label queries of the similarity loss; None without any.
@@ -47,6 +51,9 @@ class MediSeeOutput(ModelOutput):
     mask_logits: torch.Tensor | None = None
     boxes_cxcywh: torch.Tensor | None = None
     coarse_logits: torch.Tensor | None = None
+    named_logits: torch.Tensor | None = None
+    queries: torch.Tensor | None = None
+    names: torch.Tensor | None = None
     seg_weights: torch.Tensor | None = None
     box_weights: torch.Tensor | None = None
     seg_states: torch.Tensor | None = None
@@ -76,11 +83,12 @@ class Seen:
 @dataclass
 class Pointed:
     """What the heads make of K objects' candidates; names as in `MediSeeOutput`, `text_embeds` (K, 1, width),
-    `coarse_logits` (K, h, w) on the encoder's map."""
+    `queries` and `coarse_logits` (K, h, w) of the coarse mask on the encoder's map."""
 
     seg_states: torch.Tensor
     seg_weights: torch.Tensor
     text_embeds: torch.Tensor
+    queries: torch.Tensor | None
     coarse_logits: torch.Tensor | None
     boxes_cxcywh: torch.Tensor | None
     box_weights: torch.Tensor | None
@@ -91,7 +99,7 @@ class Heads(nn.Module):
 
     Args:
         width, prompt_width: of the states, and of the prompt.
-        candidates, gate, router_width, box_width, text_width, box_head, coarse_mask: as of `MediSee`.
+        candidates, gate, router_width, box_width, text_width, box_head, coarse_width: as of `MediSee`.
     """
 
     def __init__(
@@ -105,13 +113,13 @@ class Heads(nn.Module):
         box_width: int,
         text_width: int | None,
         box_head: bool,
-        coarse_mask: bool,
+        coarse_width: int,
     ):
         super().__init__()
         hidden = text_width or width
         self.seg_router = CandidateRouter(width, candidates, hidden=router_width, gate=gate, pick=0)
         self.project = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, prompt_width))
-        self.coarse = CoarseMask(prompt_width, width) if coarse_mask else None
+        self.coarse = CoarseMask(prompt_width, width, hidden=coarse_width) if coarse_width else None
         self.box_router = self.box_head = None
         if box_head:
             self.box_router = CandidateRouter(width, candidates, hidden=router_width, gate=gate, pick=candidates - 1)
@@ -120,23 +128,31 @@ class Heads(nn.Module):
     def forward(
         self,
         candidates_KND: torch.Tensor,
-        features: torch.Tensor,
+        cells: torch.Tensor | None,
         obj_image: torch.Tensor,
         frame: Frame,
         canonical_hw_px: Sequence[tuple[int, int]],
     ) -> Pointed:
         seg_states, seg_weights = self.seg_router(candidates_KND)
-        coarse_logits = first_cxcywh = boxes_cxcywh = box_weights = None
-        if self.coarse is not None:
-            offsets = frame.patch_offsets(features.shape[-1], canonical_hw_px).to(features)
-            centers = frame.patch_centers_norm(features.shape[-1], canonical_hw_px).to(features)
-            coarse_logits = self.coarse(features, offsets, seg_states, obj_image)
+        queries = coarse_logits = first_cxcywh = boxes_cxcywh = box_weights = None
+        if self.coarse is not None and cells is not None:
+            queries = self.coarse.query(seg_states)
+            coarse_logits = self.coarse(queries, cells, obj_image)
+            centers = frame.patch_centers_norm(cells.shape[-1], canonical_hw_px).to(cells)
             first_cxcywh = box_around(coarse_logits.sigmoid(), centers[obj_image])
         if self.box_head is not None and self.box_router is not None:
             box_states, box_weights = self.box_router(candidates_KND)
             boxes_cxcywh = self.box_head(box_states, first_cxcywh)
         text_embeds = self.project(seg_states)[:, None]
-        return Pointed(seg_states, seg_weights, text_embeds, coarse_logits, boxes_cxcywh, box_weights)
+        return Pointed(seg_states, seg_weights, text_embeds, queries, coarse_logits, boxes_cxcywh, box_weights)
+
+
+class Looked(NamedTuple):
+    """What depends on the image alone: maps, image embeddings (B, N, D), and (B, E, h, w) the coarse mask's cells."""
+
+    maps: EncodedImage
+    image_embeds: torch.Tensor
+    cells: torch.Tensor | None
 
 
 class MediSee(nn.Module):
@@ -151,7 +167,8 @@ class MediSee(nn.Module):
         router_width, box_width, text_width: hidden sizes of routers, box head and text projection.
         box_head: False: no boxes at all.
         box_prompt: whether the predicted box prompts the mask decoder. Its gradient then reaches the box head.
-        coarse_mask: whether the box starts at, and the mask decoder is told, where the state points; not in the paper.
+        coarse_width: of the coarse mask, at which the box starts and of which the mask decoder is told; 0: none, as in
+            the paper.
 
     Attributes:
         mode: how `ask` asks, one of `MODES`.
@@ -170,7 +187,7 @@ class MediSee(nn.Module):
         text_width: int | None = None,
         box_head: bool = True,
         box_prompt: bool = True,
-        coarse_mask: bool = False,
+        coarse_width: int = 0,
     ):
         super().__init__()
         assert box_head or not box_prompt, "a box prompt needs a box head"
@@ -185,7 +202,7 @@ class MediSee(nn.Module):
             box_width=box_width,
             text_width=text_width,
             box_head=box_head,
-            coarse_mask=coarse_mask,
+            coarse_width=coarse_width,
         )
         self.box_prompt = box_prompt
         self.mode = "free"
@@ -197,16 +214,17 @@ class MediSee(nn.Module):
             rest_frozen(self)
         return self
 
-    def encode_image(
-        self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]
-    ) -> tuple[EncodedImage, torch.Tensor]:
-        """Everything that depends on the image alone: maps, and image embeddings (B, N, D)."""
-        maps = self.encoder.encode(image_BCHW, canonical_hw_px)
-        seen = self.language.look(image_BCHW, canonical_hw_px)
-        if seen is not None:
-            return maps, seen
+    def encode_image(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> Looked:
+        """Everything that depends on the image alone: maps, image embeddings (B, N, D), cells of the coarse mask."""
+        maps, cells = self.encoder.encode(image_BCHW, canonical_hw_px), None
         offsets = self.encoder.frame.patch_offsets(maps.features.shape[-1], canonical_hw_px).to(maps.features)
-        return maps, self.language.embed_image(torch.cat([maps.features, offsets], dim=1))
+        if self.heads.coarse is not None:
+            cells = self.heads.coarse.look(maps.features, offsets).float()
+        embeds = self.language.look(image_BCHW, canonical_hw_px)
+        if embeds is None:
+            seen = [maps.features, offsets] if cells is None else [maps.features, cells, offsets]
+            embeds = self.language.embed_image(torch.cat(seen, dim=1))
+        return Looked(maps, embeds, cells)
 
     def forward(
         self,
@@ -219,9 +237,10 @@ class MediSee(nn.Module):
         obj_image: torch.Tensor,
         position_ids: torch.Tensor | None = None,
         target_ids: torch.Tensor | None = None,
+        name_ids: torch.Tensor | None = None,
         teacher_at: torch.Tensor | None = None,
         teacher_image: torch.Tensor | None = None,
-        encoded: tuple[EncodedImage, torch.Tensor] | None = None,
+        encoded: Looked | None = None,
     ) -> MediSeeOutput:
         """One pass over one packed sequence an image.
 
@@ -232,27 +251,39 @@ class MediSee(nn.Module):
             attention_mask: (B, 1, T, T) bool of packed sequences, or (B, T) of single ones.
             candidate_at: (K, n) positions of the states that predict an object's candidates.
             obj_image: (K,) the image, and so the sequence, of each object.
+            name_ids: (K, W) words of the targets' names, negative behind the shorter ones; for the coarse mask.
             teacher_at, teacher_image: the same for plain-label queries, which give states only.
             encoded: what `encode_image` gave for these images.
         """
-        maps, image_embeds = encoded or self.encode_image(image_BCHW, canonical_hw_px)
-        hidden_BTD, _ = self.language(input_ids, image_embeds, attention_mask, position_ids)
-        text_logits = None
+        looked, common_hw_px = encoded or self.encode_image(image_BCHW, canonical_hw_px), _hw_px(image_BCHW)
+        named = MediSeeOutput()
+        if self.heads.coarse is not None and looked.cells is not None and name_ids is not None:
+            named.names = self.heads.coarse.named(self.language.embed_words(name_ids))
+            logits_KHW = self.heads.coarse(named.names, looked.cells, obj_image)
+            hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
+            named.named_logits = self.encoder.frame.leave(logits_KHW[:, None], hw_px, common_hw_px)
+            if self.training and not any(_learn(part) for part in self._readers_of_words()):
+                return named
+        hidden_BTD, _ = self.language(input_ids, looked.image_embeds, attention_mask, position_ids)
+        output = self.point(
+            looked, hidden_BTD[obj_image[:, None], candidate_at], obj_image, canonical_hw_px, common_hw_px
+        )
+        output.names, output.named_logits = named.names, named.named_logits
         if target_ids is not None:
             predicts = F.pad(target_ids[:, 1:] >= 0, (0, 1))
-            text_logits = self.language.logits(hidden_BTD[predicts])
-        output = self.point(
-            maps, hidden_BTD[obj_image[:, None], candidate_at], obj_image, canonical_hw_px, _hw_px(image_BCHW)
-        )
-        output.text_logits = text_logits
+            output.text_logits = self.language.logits(hidden_BTD[predicts])
         output.image_states = hidden_BTD[input_ids == IMAGE_ID].unflatten(0, (len(input_ids), -1))
         if teacher_at is not None and teacher_image is not None:
             output.teacher_states = self._fused(hidden_BTD[teacher_image[:, None], teacher_at])
         return output
 
+    def _readers_of_words(self) -> list[nn.Module]:
+        parts = [part for name, part in self.heads.named_children() if name != "coarse"]
+        return [self.language, *parts, self.prompting]
+
     def point(
         self,
-        maps: EncodedImage,
+        looked: Looked,
         candidates_KND: torch.Tensor,
         obj_image: torch.Tensor,
         canonical_hw_px: Sequence[tuple[int, int]],
@@ -263,30 +294,36 @@ class MediSee(nn.Module):
         A box in bf16 would be wrong by up to two of 1024 pixels; a mask's outline hardly moves, in half the time.
         """
         with full_precision(candidates_KND):
-            features, frame, boxes_px = maps.features.float(), self.encoder.frame, None
-            pointed = self.heads(candidates_KND.float(), features, obj_image, frame, canonical_hw_px)
+            features, frame, boxes_px = looked.maps.features.float(), self.encoder.frame, None
+            pointed = self.heads(candidates_KND.float(), looked.cells, obj_image, frame, canonical_hw_px)
             if self.box_prompt:
                 sides_px = frame.content_xyxy_px(canonical_hw_px).to(candidates_KND.device)
                 boxes_px = cxcywh_to_xyxy(pointed.boxes_cxcywh) * sides_px[obj_image]
-        logits = maps.features.new_zeros(0, 1, *(4 * side for side in maps.features.shape[-2:]))
+        hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
+        output = MediSeeOutput(
+            boxes_cxcywh=pointed.boxes_cxcywh,
+            seg_weights=pointed.seg_weights,
+            box_weights=pointed.box_weights,
+            seg_states=pointed.seg_states,
+            queries=pointed.queries,
+        )
+        coarse_embeds = None
+        if self.heads.coarse is not None and pointed.coarse_logits is not None:
+            output.coarse_logits = frame.leave(pointed.coarse_logits[:, None], hw_px, common_hw_px)
+            coarse_embeds = self.heads.coarse.embed(pointed.coarse_logits)
+            if self.training and not (_learn(self.prompting) or _learn(self.heads.project)):
+                return output
+        logits = features.new_zeros(0, 1, *(4 * side for side in features.shape[-2:]))
         if len(obj_image):  # transformers' decoder cannot draw nothing
             logits, _ = self.prompting(
                 features,
                 boxes_xyxy_px=boxes_px,
                 text_embeds=pointed.text_embeds,
-                coarse_embeds=None if self.heads.coarse is None else self.heads.coarse.embed(pointed.coarse_logits),
+                coarse_embeds=coarse_embeds,
                 obj_image=obj_image,
             )
-        hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
-        coarse_logits = pointed.coarse_logits
-        return MediSeeOutput(
-            mask_logits=frame.leave(logits.float(), hw_px, common_hw_px),
-            boxes_cxcywh=pointed.boxes_cxcywh,
-            coarse_logits=None if coarse_logits is None else frame.leave(coarse_logits[:, None], hw_px, common_hw_px),
-            seg_weights=pointed.seg_weights,
-            box_weights=pointed.box_weights,
-            seg_states=pointed.seg_states,
-        )
+        output.mask_logits = frame.leave(logits.float(), hw_px, common_hw_px)
+        return output
 
     def _fused(self, candidates_KND: torch.Tensor) -> torch.Tensor:
         with full_precision(candidates_KND):
@@ -303,7 +340,7 @@ class MediSee(nn.Module):
         obj_image: torch.Tensor,
         end_id: int,
         max_new_tokens: int,
-        encoded: tuple[EncodedImage, torch.Tensor] | None = None,
+        encoded: Looked | None = None,
     ) -> Seen:
         """Answer K questions, one row each, by `mode`.
 
@@ -312,16 +349,16 @@ class MediSee(nn.Module):
             obj_image: (K,) which image each asks about.
             max_new_tokens: of the words after the candidates; 0: no words.
         """
-        maps, image_embeds = encoded or self.encode_image(image_BCHW, canonical_hw_px)
+        looked = encoded or self.encode_image(image_BCHW, canonical_hw_px)
         see = self._forced if self.mode == "forced" else self._free
         states_KND, found_K, presence_logit, ids = see(
-            input_ids, image_embeds[obj_image], attention_mask, end_id, max_new_tokens
+            input_ids, looked.image_embeds[obj_image], attention_mask, end_id, max_new_tokens
         )
         hw_px, objects = _hw_px(image_BCHW), len(input_ids)
         mask_logits = torch.full((objects, 1, *hw_px), -torch.inf, device=input_ids.device)
         boxes = torch.full((objects, 4), torch.nan, device=input_ids.device)
         if found_K.any():
-            output = self.point(maps, states_KND[found_K], obj_image[found_K], canonical_hw_px, hw_px)
+            output = self.point(looked, states_KND[found_K], obj_image[found_K], canonical_hw_px, hw_px)
             assert output.mask_logits is not None
             mask_logits[found_K] = output.mask_logits
             if output.boxes_cxcywh is not None:
@@ -363,6 +400,10 @@ class MediSee(nn.Module):
         logit_K = logits_KV[:, self.candidate_ids[0]] - others_KV.amax(dim=1)
         logit_K = torch.where(found_K, logit_K.clamp(min=0), logit_K.clamp(max=-1e-3))
         return states_KND, found_K, logit_K, said.ids if max_new_tokens else None
+
+
+def _learn(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def _hw_px(image_BCHW: torch.Tensor) -> tuple[int, int]:

@@ -50,7 +50,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "_seg_box": {"candidates": 1},
     "_hard": {"gate": "hard"},
     "_text": {"box_prompt": False},
-    "_coarse": {"coarse_mask": True},
+    "_coarse": {"coarse_width": 64},
 }
 """What MediSee is compared with: the [SEG] token alone (LISA), [SEG] with a box (table 4, n = 1), each candidate to its
 own decoder (hard), no box prompt (table 5), and our coarse mask before box and mask."""

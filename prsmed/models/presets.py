@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from prsmed.errors import RequestError
@@ -21,7 +20,7 @@ from prsmed.models.llava_presets import LLAVA_PRESETS, build_llava, is_llava
 from prsmed.models.medisee_presets import MEDISEE_PRESETS, build_medisee, candidates
 from prsmed.models.pretrained import read_torch_file
 from prsmed.models.prs_med import PRSMed
-from prsmed.text.encode import TextEncoder, load_tokenizer
+from prsmed.text.encode import TextEncoder, load_tokenizer, word_ids
 from prsmed.types import EVIDENCE_STATES, TARGET_KINDS
 
 _PRS_MED: dict[str, dict[str, Any]] = {
@@ -172,8 +171,7 @@ def fusion_of(row: Mapping[str, Any], task: str, preset: str, language: Language
         tokenizer = load_tokenizer(tokenizer_file(task, preset), **row.get("special_tokens", {}))
         states = [STATE_WORDS.get(state, state.replace("-", " ")) for state in EVIDENCE_STATES]
         fusion["summary_words"] = tuple(
-            torch.stack([language.embed_words(tokenizer(f" {word}")["input_ids"]) for word in words])
-            for words in (states, TARGET_KINDS)
+            language.embed_words(word_ids(words, tokenizer)) for words in (states, TARGET_KINDS)
         )
     return fusion
 
@@ -211,7 +209,7 @@ def build_language(
 def shared_projector(row: Mapping[str, Any], encoder: SegmentationEncoder, width: int) -> SharedTowerProjector:
     """What turns the encoder's map, patch centres and evidence into a language model's tokens."""
     return SharedTowerProjector(
-        encoder.channels,
+        encoder.channels + row.get("heads", {}).get("coarse_width", 0),
         2 + len(TARGET_KINDS) * _evidence_cells(row) ** 2,
         width,
         features_px=row["image_px"] // encoder.stride,

@@ -167,6 +167,15 @@ def pad_batch(encoded: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor
     }
 
 
+def word_ids(words: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Token ids (K, W) of words as they stand within a sentence; IGNORE_ID behind the shorter ones."""
+    ids = torch.full((len(words), 1), IGNORE_ID)
+    if words:
+        rows = [torch.tensor(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for word in words]
+        ids = pad_sequence(rows, batch_first=True, padding_value=IGNORE_ID)
+    return ids
+
+
 def load_tokenizer(
     path: Path, *, bos: str = "<bos>", eos: str = "<eos>", pad: str = "<pad>"
 ) -> PreTrainedTokenizerFast:

@@ -152,9 +152,9 @@ def test_every_trained_part_gets_a_gradient_from_the_whole_loss(text, image):
 
 def test_boxes_do_not_suffer_from_bf16(network, text, image):
     with torch.no_grad():
-        maps, _ = network.encode_image(image, HW)
+        looked = network.encode_image(image, HW)
         states = torch.randn(2, 2, network.language.hidden_width)
-        arguments = (maps, states, torch.tensor([0, 1]), HW, (32, 32))
+        arguments = (looked, states, torch.tensor([0, 1]), HW, (32, 32))
         exact = network.point(*arguments)
         box_px = torch.tensor([[3.0, 5.0, 17.0, 30.0]])
         tokens = network.prompting.embed_boxes(box_px)
@@ -195,24 +195,24 @@ def test_the_decoder_is_prompted_where_the_box_is(network, image, monkeypatch):
         lambda features, **prompts: (seen.update(prompts) or torch.zeros(2, 1, 32, 32), None),
     )
     with torch.no_grad():
-        maps, _ = network.encode_image(image, HW)
+        looked = network.encode_image(image, HW)
         states = torch.randn(2, 2, network.language.hidden_width)
-        output = network.point(maps, states, torch.tensor([0, 1]), HW, (32, 32))
+        output = network.point(looked, states, torch.tensor([0, 1]), HW, (32, 32))
     shares = cxcywh_to_xyxy(output.boxes_cxcywh)
     torch.testing.assert_close(seen["boxes_xyxy_px"][0], shares[0] * 32)
     torch.testing.assert_close(seen["boxes_xyxy_px"][1], shares[1] * torch.tensor([32.0, 20.0, 32.0, 20.0]))
 
 
 def test_the_coarse_mask_learns_where_and_box_and_decoder_follow_it(text, image):
-    network = small_medisee(coarse_mask=True)
+    network = small_medisee(coarse_width=16)
     coarse = network.heads.coarse
     for weights in ({"coarse": 1.0}, {"l1": 1.0}):
         assert _gradient(network, text, image, weights, coarse.query) > 0, weights
         assert _gradient(network, text, image, weights, coarse.cells) > 0, weights
     assert _gradient(network, text, image, {"bce": 1.0}, coarse) > 0 and coarse.shown.grad.abs().sum() > 0
     with torch.no_grad():
-        maps, _ = network.encode_image(image, HW)
-        arguments = (maps, torch.randn(2, 2, network.language.hidden_width), torch.tensor([0, 1]), HW, (32, 32))
+        looked = network.encode_image(image, HW)
+        arguments = (looked, torch.randn(2, 2, network.language.hidden_width), torch.tensor([0, 1]), HW, (32, 32))
         before = network.point(*arguments)
         coarse.shown.normal_()
         told = network.point(*arguments)
@@ -248,7 +248,7 @@ def test_a_box_head_starts_at_the_box_it_is_handed():
         {"gate": "softmax"},
         {"box_prompt": False},
         {"candidates": 3},
-        {"coarse_mask": True},
+        {"coarse_width": 16},
     ],
 )
 def test_every_variant_runs(heads, image):
@@ -257,7 +257,7 @@ def test_every_variant_runs(heads, image):
         output = passed(variant, text, [_turns(text, "show the liver")], image[:1], HW[:1])
     assert output.mask_logits.shape == (1, 1, 32, 32)
     assert (output.boxes_cxcywh is None) == (heads.get("box_head") is False)
-    assert (output.coarse_logits is None) == ("coarse_mask" not in heads)
+    assert (output.coarse_logits is None) == ("coarse_width" not in heads)
     if heads.get("gate") == "hard":
         assert output.seg_weights.tolist() == [[1, 0]] and output.box_weights.tolist() == [[0, 1]]
 
