@@ -258,8 +258,9 @@ class MediSee(nn.Module):
         looked, common_hw_px = encoded or self.encode_image(image_BCHW, canonical_hw_px), _hw_px(image_BCHW)
         named = MediSeeOutput()
         if self.heads.coarse is not None and looked.cells is not None and name_ids is not None:
-            named.names = self.heads.coarse.named(self.language.embed_words(name_ids))
-            logits_KHW = self.heads.coarse(named.names, looked.cells, obj_image)
+            with full_precision(looked.cells):
+                named.names = self.heads.coarse.named(self.language.embed_words(name_ids))
+                logits_KHW = self.heads.coarse(named.names, looked.cells, obj_image)
             hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
             named.named_logits = self.encoder.frame.leave(logits_KHW[:, None], hw_px, common_hw_px)
             if self.training and not any(_learn(part) for part in self._readers_of_words()):
