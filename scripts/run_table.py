@@ -133,6 +133,12 @@ def learning_encoder(settings: Overlay, parts: list[str]) -> Overlay:
     return {"stages": [*stages[:-1], {**stages[-1], "trainable": last}], "feature_cache": None}
 
 
+def coarse_mask(settings: Overlay, parts: list[str]) -> Overlay:
+    """Our coarse mask before box and mask, in its stages."""
+    stages = json.loads((ROOT / "configs" / "medisee_coarse.json").read_text(encoding="utf-8"))["stages"]
+    return {"preset": settings["preset"] + "_coarse", "stages": stages}
+
+
 WITHOUT_MASKS = (words_only, text_only)
 
 
@@ -170,6 +176,7 @@ MEDISEE = Experiment(
         "[SEG], text and box": variant("_seg_box"),
         "hard fusion": variant("_hard"),
         "MediSee": variant(),
+        "MediSee with a coarse mask": coarse_mask,
     },
     task="medisee",
     columns={

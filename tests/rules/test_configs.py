@@ -18,6 +18,7 @@ OVERLAYS = {
     "finetune.json": "train.json",
     "finetune_similarity.json": "task_medisee.json",
     "medisee_adapters.json": "task_medisee.json",
+    "medisee_coarse.json": "task_medisee.json",
     "medisee_llava_med_7b.json": "task_medisee.json",
     "multi_gpu_evaluate.json": "evaluate.json",
     "multi_gpu_train.json": "train.json",

@@ -64,7 +64,13 @@ def small_medisee(*, seed: int = 0, box_last: bool = True, **heads: Any) -> Medi
 
 
 def passed(
-    network: MediSee, text: TextEncoder, turns: list[list[Encoded]], image: torch.Tensor, hw_px: list[tuple[int, int]]
+    network: MediSee,
+    text: TextEncoder,
+    turns: list[list[Encoded]],
+    image: torch.Tensor,
+    hw_px: list[tuple[int, int]],
+    *,
+    name_ids: torch.Tensor | None = None,
 ):
     """The network's output for packed turns of several images."""
     batch = pack_batch(turns, text)
@@ -77,4 +83,5 @@ def passed(
         obj_image=batch["turn_image"],
         position_ids=batch["position_ids"],
         target_ids=batch["target_ids"],
+        name_ids=name_ids,
     )

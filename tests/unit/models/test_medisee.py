@@ -1,5 +1,7 @@
 """MediSee: candidates, boxes and prompts, on a network in miniature (specs/medisee.md, section 8)."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from prsmed.models.box_head import BoxHead
 from prsmed.models.checkpoints import load_weights, save_model
 from prsmed.models.coarse_mask import box_around
 from prsmed.models.lora import add_lora
-from prsmed.text.encode import pad_batch
+from prsmed.text.encode import pad_batch, word_ids
 from tests.unit.small_medisee import TOKENIZER, passed, small_medisee, small_text
 
 HW = [(32, 32), (20, 32)]
@@ -219,6 +221,57 @@ def test_the_coarse_mask_learns_where_and_box_and_decoder_follow_it(text, image)
     assert (told.mask_logits - before.mask_logits).abs().max() > 1e-3
     torch.testing.assert_close(told.coarse_logits, before.coarse_logits)
     assert (before.coarse_logits[1, :, 20:] == 0).all(), "padding is no place"
+
+
+def _trained(network, text, image, learning, name_ids):
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(learning))
+    turns, label = _turns(text, "show the liver"), torch.zeros(1, 1, 32, 32)
+    label[..., 8:20, 8:20] = 1
+    batch, network = _loss_batch(text, turns, label), network.train()
+    network.zero_grad()
+    output = passed(network, text, [turns], image[:1], HW[:1], name_ids=name_ids)
+    loss = MediSeeLoss(dict.fromkeys(("ce", "bce", "dice", "l1", "giou", "coarse", "named", "recall"), 1.0))
+    loss(output, batch).backward()
+    return set(loss.terms)
+
+
+def test_what_nothing_reads_does_not_run_while_training(text, image):
+    names = word_ids(["liver"], text.tokenizer)
+    network = small_medisee(coarse_width=16)
+    monitored = Mock(wraps=network.language.forward)
+    network.language.forward = monitored
+    assert _trained(network, text, image, ("heads.coarse.",), names) == {"named"} and not monitored.called
+    assert network.heads.coarse.cells[0].weight.grad.abs().sum() > 0
+    words = ("language.", "heads.seg_router", "heads.box_", "heads.coarse.")
+    assert _trained(network, text, image, words, names) == {"ce", "l1", "giou", "coarse", "named", "recall"}
+    assert network.heads.coarse.query[1].weight.grad.abs().sum() > 0
+    every = {"ce", "bce", "dice", "l1", "giou"}
+    assert _trained(network, text, image, ("prompting.decoder.",), names) == every | {"coarse", "named", "recall"}
+    paper = small_medisee()
+    assert _trained(paper, text, image, ("heads.box_",), names) == every
+
+
+def test_a_query_learns_from_its_name_and_not_the_name_from_it(text, image):
+    network = small_medisee(coarse_width=16)
+    turns = _turns(text, "show the liver")
+    output = passed(network, text, [turns], image[:1], HW[:1], name_ids=word_ids(["liver"], text.tokenizer))
+    MediSeeLoss({"recall": 1.0})(output, _loss_batch(text, turns, torch.zeros(1, 1, 32, 32))).backward()
+    assert network.heads.coarse.query[1].weight.grad.abs().sum() > 0
+    assert network.heads.coarse.named[1].weight.grad.abs().sum() == 0
+    with torch.no_grad():
+        other = passed(network, text, [turns], image[:1], HW[:1], name_ids=word_ids(["left kidney"], text.tokenizer))
+    assert (other.named_logits - output.named_logits).abs().max() > 1e-3
+    torch.testing.assert_close(other.coarse_logits, output.coarse_logits.detach())
+
+
+def test_the_language_model_sees_the_cells(text, image):
+    network = small_medisee(coarse_width=16)
+    with torch.no_grad():
+        before = network.encode_image(image, HW)
+        network.heads.coarse.cells[-1].weight.normal_()
+        after = network.encode_image(image, HW)
+    assert (before.image_embeds - after.image_embeds).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("hw_px", [(64, 64), (64, 40), (30, 64)])
