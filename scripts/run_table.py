@@ -8,6 +8,7 @@ hand from them. A row and seed that are already scored are not run again, and on
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import subprocess
@@ -133,12 +134,6 @@ def learning_encoder(settings: Overlay, parts: list[str]) -> Overlay:
     return {"stages": [*stages[:-1], {**stages[-1], "trainable": last}], "feature_cache": None}
 
 
-def coarse_mask(settings: Overlay, parts: list[str]) -> Overlay:
-    """Our coarse mask before box and mask, in its stages."""
-    stages = json.loads((ROOT / "configs" / "medisee_coarse.json").read_text(encoding="utf-8"))["stages"]
-    return {"preset": settings["preset"] + "_coarse", "stages": stages}
-
-
 WITHOUT_MASKS = (words_only, text_only)
 
 
@@ -176,7 +171,6 @@ MEDISEE = Experiment(
         "[SEG], text and box": variant("_seg_box"),
         "hard fusion": variant("_hard"),
         "MediSee": variant(),
-        "MediSee with a coarse mask": coarse_mask,
     },
     task="medisee",
     columns={
@@ -245,6 +239,8 @@ def committed_configs(task: str, preset: str) -> list[str]:
         files.append(configs / "task_medisee.json")
         if bases_of(sizes(task, preset)):
             files.append(configs / "medisee_adapters.json")
+            if sizes(task, preset)["heads"].get("coarse_width"):
+                files.append(configs / "medisee_coarse.json")
     return [str(file) for file in files]
 
 
@@ -263,8 +259,16 @@ def row_overlays(experiment: Experiment, preset: str, config_files: Sequence[str
     parts = sorted({f"{name[0]}.*" for name in names} - {"language.*"})
     parts += sorted({f"language.{name[1]}.*" for name in names if name[0] == "language"})
     rows = {title: row(settings, parts) for title, row in experiment.rows.items()}
-    # Not every network has every variant.
-    return {title: row for title, row in rows.items() if (experiment.task, row.get("preset", preset)) in PRESETS}
+    # Not every network has every variant, nor every variant every part.
+    rows = {title: row for title, row in rows.items() if (experiment.task, row.get("preset", preset)) in PRESETS}
+    for row in rows.values():
+        network = network_on_meta(experiment.task, row.get("preset", preset))
+        names = [name for name, _ in network.named_parameters()]
+        stages = row.get("stages", settings["stages"])
+        missing = {name for entry in stages for name in entry["trainable"] if not fnmatch.filter(names, name)}
+        if missing:
+            row["stages"] = _stages({"stages": stages}, parts, lambda pattern, gone=missing: pattern not in gone)
+    return rows
 
 
 def write_overlay(path: Path, content: Overlay) -> str:

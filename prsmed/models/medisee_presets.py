@@ -44,20 +44,22 @@ _SMALL: dict[str, Any] = {
     "prompting": {"base": "lite_medsam"},
     "heads": {"router_width": 1024, "box_width": 512},
 }
+_COARSE: dict[str, dict[str, Any]] = {"": {}, "_coarse": {"coarse_width": 64}}
+"""As the paper has it, and with our coarse mask before box and mask."""
 _VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "_seg": {"candidates": 1, "box_head": False, "box_prompt": False},
     "_seg_box": {"candidates": 1},
     "_hard": {"gate": "hard"},
     "_text": {"box_prompt": False},
-    "_coarse": {"coarse_width": 64},
 }
 """What MediSee is compared with: the [SEG] token alone (LISA), [SEG] with a box (table 4, n = 1), each candidate to its
-own decoder (hard), no box prompt (table 5), and our coarse mask before box and mask."""
+own decoder (hard), and no box prompt (table 5)."""
 
 MEDISEE_PRESETS = {
-    ("medisee", name + suffix): {**row, "heads": {**row["heads"], **changes}}
+    ("medisee", name + coarse + suffix): {**row, "heads": {**row["heads"], **width, **changes}}
     for name, row in (("tiny", _TINY), ("small", _SMALL))
+    for coarse, width in _COARSE.items()
     for suffix, changes in _VARIANTS.items()
 }
 

@@ -1,5 +1,6 @@
 """The rows of a table are overlays of the preset's own config."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -87,8 +88,9 @@ def test_slower_rates_are_those_of_every_part():
     assert slower({**rates, "optimizer": {"params": "$@network.parameters()"}}, PARTS) == {"learning_rate": 0.25}
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small"])
-@pytest.mark.parametrize("table", EXPERIMENTS)
+@pytest.mark.parametrize(
+    ("table", "preset"), [*itertools.product(EXPERIMENTS, ["tiny", "small"]), ("medisee", "small_coarse")]
+)
 def test_every_row_names_a_network_and_parameters_that_exist(table: str, preset: str):
     experiment = EXPERIMENTS[table]
     configs = committed_configs(experiment.task, preset)
@@ -109,9 +111,13 @@ def test_every_row_names_a_network_and_parameters_that_exist(table: str, preset:
 
 
 def test_medisee_on_published_weights_trains_adapters():
-    names = [[Path(file).name for file in committed_configs("medisee", preset)] for preset in ("tiny", "small")]
+    names = [
+        [Path(file).name for file in committed_configs("medisee", preset)]
+        for preset in ("tiny", "small", "small_coarse")
+    ]
     assert names[0] == ["train.json", "task_medisee.json"]
     assert names[1] == ["train.json", "preset_small.json", "task_medisee.json", "medisee_adapters.json"]
+    assert names[2] == [*names[1], "medisee_coarse.json"]
 
 
 def test_a_row_that_is_scored_is_not_run_again(tmp_path: Path):
