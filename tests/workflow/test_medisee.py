@@ -111,3 +111,25 @@ def test_the_similarity_loss_goes_on_from_a_trained_model(data: Path, trained: P
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert any(name.startswith("heads.seg_router") for name in changed)
     assert not any(name.startswith("prompting.prompts") for name in changed)
+
+
+def test_a_coarse_mask_learns_from_names_then_words_then_drawing(data: Path, tmp_path: Path, prsmed) -> None:
+    patterns = {
+        "see": ["heads.coarse.*"],
+        "words": ["language.*", "heads.seg_router.*", "heads.box_*", "heads.coarse.query.*"],
+        "draw": ["heads.project.*", "heads.coarse.shown", "prompting.decoder.*"],
+    }
+    weights = {**dict.fromkeys(TERMS, 1.0), "coarse": 2.0, "named": 2.0, "recall": 1.0}
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+    for name, stages in (("see", ["see"]), ("whole", [*patterns])):
+        stages = [{"name": stage, "share": 1 / len(stages), "trainable": patterns[stage]} for stage in stages]
+        settings = {"preset": "tiny_coarse", "stages": stages, "loss_weights": weights, "run_name": name}
+        epochs = {"max_epochs": len(stages), "val_interval": len(stages)}
+        _train(CONFIGS, dataset_dir=str(data), runs_dir=str(tmp_path), **settings, **epochs)
+        kept[name] = load_file(verified_file(tmp_path / name / "last", "weights"))
+    changed = {name for name in kept["see"] if not torch.equal(kept["see"][name], kept["whole"][name])}
+    assert any(name.startswith("language.") for name in changed)
+    assert any(name.startswith("prompting.decoder.") for name in changed) and "heads.coarse.shown" in changed
+    assert not any(name.startswith(("heads.coarse.cells", "heads.coarse.named", "encoder.")) for name in changed)
+    command = ("ask", "--task", "medisee", data / "image0.png", "Which organ makes bile?", "--modality", "ct")
+    assert prsmed(*command, "--model", tmp_path / "whole" / "last", "--out", tmp_path / "answer") == 0
