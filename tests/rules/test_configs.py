@@ -12,6 +12,7 @@ from monai.bundle.properties import InferProperties, TrainProperties
 RUN_IDS = {"imports", "initialize", "run", "finalize", "training", "evaluating", "inferring"}
 RUN_IDS |= {"predicting", "scoring", "questions"}
 OVERLAYS = {
+    "encoder_open.json": "train.json",
     "evaluate_baseline.json": "evaluate.json",
     "evaluate_external.json": "evaluate.json",
     "evaluate_stored.json": "evaluate.json",
