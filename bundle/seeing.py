@@ -27,6 +27,6 @@ class PackedInferer(Inferer):
                 position_ids=inputs["position_ids"],
                 target_ids=inputs["target_ids"],
                 name_ids=inputs["name_ids"],
-                teacher_at=inputs["teacher_at"] if len(inputs["teacher_of"]) else None,
+                teacher_at=inputs["teacher_at"],
                 teacher_image=inputs["teacher_image"],
             )

@@ -56,7 +56,7 @@ def answer_batch(
     batch: Mapping[str, Any],
     text: TextEncoder,
     *,
-    encoded: tuple | None = None,
+    encoded: Any = None,
     prefix: ReadPrefix | None = None,
     words: bool = True,
 ) -> RawAnswers:
@@ -93,7 +93,7 @@ def answer_batch(
 
 
 def _see_batch(
-    network: MediSee, batch: Mapping[str, Any], text: TextEncoder, *, encoded: tuple | None, words: bool
+    network: MediSee, batch: Mapping[str, Any], text: TextEncoder, *, encoded: Any, words: bool
 ) -> RawAnswers:
     """As `answer_batch`. A picture that several rows ask about is encoded once.
 

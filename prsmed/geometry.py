@@ -350,6 +350,8 @@ class Frame:
         """Maps of the frame (any resolution) on the batch's canonical grid (B, C, H, W); padding is zero."""
         left = map_BCHW.new_zeros(*map_BCHW.shape[:2], *common_hw_px)
         scale = map_BCHW.shape[-1] / self.size_px
+        if not canonical_hw_px:
+            return left + map_BCHW.sum()  # nothing, but with a gradient of zero, for a loss that has no other term
         for height, width in set(canonical_hw_px):
             alike = [index for index, hw_px in enumerate(canonical_hw_px) if hw_px == (height, width)]
             rows, columns = (max(1, round(side * scale)) for side in self.content_hw_px((height, width)))

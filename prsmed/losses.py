@@ -57,6 +57,8 @@ class WeightedTerms(nn.Module):
 
     def total(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The sum of all terms by their weights."""
+        if not any(self.weights[name] for name in terms):
+            raise RequestError(f"loss_weights: all that can be learned now ({', '.join(terms)}) has weight 0")
         self.terms = {name: term.detach() for name, term in terms.items()}
         device = next(iter(terms.values())).device
         return sum((self.weights[name] * term for name, term in terms.items()), torch.zeros((), device=device))
@@ -142,13 +144,14 @@ class MediSeeLoss(WeightedTerms):
             terms["bce"], terms["dice"] = (mean_of_objects(loss_K, has_mask_K) for loss_K in losses_K)
         for name, logits in (("coarse", output.coarse_logits), ("named", output.named_logits)):
             if logits is not None:
-                terms[name] = mean_of_objects(sum(_mask_losses(logits, label, valid)), has_mask_K)
+                bce_K, dice_K = _mask_losses(logits, label, valid)
+                terms[name] = mean_of_objects(bce_K + dice_K, has_mask_K)
         if output.queries is not None and output.names is not None:
             recall_K = (output.queries - output.names.detach()).square().mean(dim=1)
             terms["recall"] = mean_of_objects(recall_K, torch.ones_like(recall_K))
         if output.boxes_cxcywh is not None:
             terms["l1"], terms["giou"] = box_losses(output.boxes_cxcywh, batch["boxes_xyxy_norm"])
-        if output.teacher_states is not None:
+        if output.teacher_states is not None and (self.weights["js"] or self.weights["mse"]):
             terms["js"], terms["mse"] = self._similarity(output, batch)
         return self.total(terms)
 

@@ -254,8 +254,9 @@ def row_overlays(experiment: Experiment, preset: str, config_files: Sequence[str
     """The overlay of each row of a table, for a preset and the configs it trains with."""
     parser = ConfigParser()
     parser.read_config(list(config_files))
-    settings = parser.get()
-    names = [name.split(".") for name, _ in network_on_meta(experiment.task, preset).named_parameters()]
+    settings = {**parser.get(), "preset": preset}
+    whole = [name for name, _ in network_on_meta(experiment.task, preset).named_parameters()]
+    names = [name.split(".") for name in whole]
     parts = sorted({f"{name[0]}.*" for name in names} - {"language.*"})
     parts += sorted({f"language.{name[1]}.*" for name in names if name[0] == "language"})
     rows = {title: row(settings, parts) for title, row in experiment.rows.items()}
@@ -263,9 +264,12 @@ def row_overlays(experiment: Experiment, preset: str, config_files: Sequence[str
     rows = {title: row for title, row in rows.items() if (experiment.task, row.get("preset", preset)) in PRESETS}
     for row in rows.values():
         network = network_on_meta(experiment.task, row.get("preset", preset))
-        names = [name for name, _ in network.named_parameters()]
+        own = [name for name, _ in network.named_parameters()]
         stages = row.get("stages", settings["stages"])
-        missing = {name for entry in stages for name in entry["trainable"] if not fnmatch.filter(names, name)}
+        patterns = {pattern for entry in stages for pattern in entry["trainable"]}
+        missing = {
+            pattern for pattern in patterns if not fnmatch.filter(own, pattern) and fnmatch.filter(whole, pattern)
+        }
         if missing:
             row["stages"] = _stages({"stages": stages}, parts, lambda pattern, gone=missing: pattern not in gone)
     return rows

@@ -35,42 +35,48 @@ class CoarseMask(nn.Module):
             nn.Conv2d(channels + hidden, hidden, 3, padding=1), nn.GELU(), nn.Conv2d(hidden, hidden, 1)
         )
         self.query, self.named = _query(width, hidden), _query(width, hidden)
-        self.bias = nn.Parameter(torch.tensor(FIRST_LOGIT))
+        self.bias = nn.Parameter(torch.tensor([FIRST_LOGIT]))  # FSDP shards no scalars
         self.shown = nn.Parameter(torch.zeros(channels))
 
     def look(self, features: torch.Tensor, offsets_B2HW: torch.Tensor) -> torch.Tensor:
         """A map's cells as queries meet them: features (B, C, h, w), offsets (B, 2, h, w) of the cells from the image's
         centre -> (B, E, h, w)."""
         cells = self.cells(torch.cat([features, self.context(features, offsets_B2HW)], dim=1))
-        return F.layer_norm(cells.movedim(1, -1), cells.shape[1:2]).movedim(-1, 1)
+        return F.layer_norm(cells.float().movedim(1, -1), cells.shape[1:2]).movedim(-1, 1)
 
     def forward(self, queries_KE: torch.Tensor, cells: torch.Tensor, obj_image: torch.Tensor) -> torch.Tensor:
         """Queries, each about the image `obj_image` (K,) names -> logits (K, h, w)."""
         products = torch.einsum("ke,kehw->khw", queries_KE, cells[obj_image])
         return products / cells.shape[1] ** 0.5 + self.bias
 
-    def embed(self, logits_KHW: torch.Tensor) -> torch.Tensor:
-        """For SAM's mask decoder: one learned vector wherever the coarse mask is, (K, C, h, w); nothing at first."""
-        return logits_KHW.sigmoid()[:, None] * self.shown[:, None, None]
+    def embed(self, logits_KHW: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:
+        """For SAM's mask decoder: one learned vector wherever the coarse mask is, (K, C, h, w); nothing at first.
+
+        Args:
+            inside_KM: which cells lie in the image; in the padding there is no mask, whatever the logits say.
+        """
+        prob_KHW = logits_KHW.sigmoid() * inside_KM.unflatten(1, logits_KHW.shape[1:])
+        return prob_KHW[:, None] * self.shown[:, None, None]
 
 
 def _query(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden))
 
 
-def box_around(prob_KHW: torch.Tensor, centers_norm_KM2: torch.Tensor) -> torch.Tensor:
+def box_around(logits_KHW: torch.Tensor, centers_norm_KM2: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:
     """The box of the ellipse that has the place and the spread of a coarse mask; differentiable.
 
     Args:
-        prob_KHW: of M = h * w cells.
-        centers_norm_KM2: x and y of the cells' centres as shares of the image; above 1 lies in the padding.
+        logits_KHW: of M = h * w cells.
+        centers_norm_KM2: x and y of the cells' centres as shares of the image.
+        inside_KM: which cells lie in the image.
 
     Returns:
         (K, 4) centre x, centre y, width, height as shares of the image.
     """
-    # Squares, so that a faint background over many cells does not pull the centre to the middle of the picture.
-    weight_KM = prob_KHW.flatten(1) ** 2 * (centers_norm_KM2 < 1).all(dim=2)
-    share_KM1 = (weight_KM / (weight_KM.sum(dim=1, keepdim=True) + 1e-6))[..., None]
+    # Squared probabilities, so that a faint background over many cells does not pull the centre to the middle.
+    log_weight_KM = 2 * F.logsigmoid(logits_KHW.flatten(1))
+    share_KM1 = log_weight_KM.masked_fill(~inside_KM, -torch.inf).softmax(dim=1)[..., None]
     mean_K12 = (share_KM1 * centers_norm_KM2).sum(dim=1, keepdim=True)
     variance_K2 = (share_KM1 * (centers_norm_KM2 - mean_K12) ** 2).sum(dim=1)
     return torch.cat([mean_K12[:, 0], SIDE_PER_DEVIATION * (variance_K2 + 1e-5).sqrt()], dim=1)

@@ -6,7 +6,7 @@ they are predicted, so a mask depends on the image and the question alone (docs/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,8 +32,11 @@ the model cannot say that nothing is there. `free` generates: an answer without 
 
 @dataclass
 class MediSeeOutput(ModelOutput):
-    """One record for K objects in R sequences about B images. While nothing learns that reads it, a part of the network
-    does not run, and what it gives is None.
+    """One record for K objects in R sequences about B images.
+
+    While a network with a coarse mask trains, two parts run only as far as they are needed, and what they give is None
+    otherwise: the language model while anything learns that learns from questions, and SAM's mask decoder while it,
+    the text projection or what it is told of the coarse mask learns. Until then no gradient comes through it.
 
     Attributes:
         mask_logits: (K, 1, H, W) on the batch's canonical grid.
@@ -83,13 +86,14 @@ class Seen:
 @dataclass
 class Pointed:
     """What the heads make of K objects' candidates; names as in `MediSeeOutput`, `text_embeds` (K, 1, width),
-    `queries` and `coarse_logits` (K, h, w) of the coarse mask on the encoder's map."""
+    `queries`, `coarse_logits` (K, h, w) and `coarse_embeds` (K, width, h, w) of the coarse mask on the map."""
 
     seg_states: torch.Tensor
     seg_weights: torch.Tensor
     text_embeds: torch.Tensor
     queries: torch.Tensor | None
     coarse_logits: torch.Tensor | None
+    coarse_embeds: torch.Tensor | None
     boxes_cxcywh: torch.Tensor | None
     box_weights: torch.Tensor | None
 
@@ -134,17 +138,21 @@ class Heads(nn.Module):
         canonical_hw_px: Sequence[tuple[int, int]],
     ) -> Pointed:
         seg_states, seg_weights = self.seg_router(candidates_KND)
-        queries = coarse_logits = first_cxcywh = boxes_cxcywh = box_weights = None
+        queries = coarse_logits = coarse_embeds = first_cxcywh = boxes_cxcywh = box_weights = None
         if self.coarse is not None and cells is not None:
             queries = self.coarse.query(seg_states)
             coarse_logits = self.coarse(queries, cells, obj_image)
-            centers = frame.patch_centers_norm(cells.shape[-1], canonical_hw_px).to(cells)
-            first_cxcywh = box_around(coarse_logits.sigmoid(), centers[obj_image])
+            centers_KM2 = frame.patch_centers_norm(cells.shape[-1], canonical_hw_px).to(cells)[obj_image]
+            inside_KM = (centers_KM2 < 1).all(dim=2)
+            coarse_embeds = self.coarse.embed(coarse_logits, inside_KM)
+            first_cxcywh = box_around(coarse_logits, centers_KM2, inside_KM)
         if self.box_head is not None and self.box_router is not None:
             box_states, box_weights = self.box_router(candidates_KND)
             boxes_cxcywh = self.box_head(box_states, first_cxcywh)
         text_embeds = self.project(seg_states)[:, None]
-        return Pointed(seg_states, seg_weights, text_embeds, queries, coarse_logits, boxes_cxcywh, box_weights)
+        return Pointed(
+            seg_states, seg_weights, text_embeds, queries, coarse_logits, coarse_embeds, boxes_cxcywh, box_weights
+        )
 
 
 class Looked(NamedTuple):
@@ -263,7 +271,7 @@ class MediSee(nn.Module):
                 logits_KHW = self.heads.coarse(named.names, looked.cells, obj_image)
             hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
             named.named_logits = self.encoder.frame.leave(logits_KHW[:, None], hw_px, common_hw_px)
-            if self.training and not any(_learn(part) for part in self._readers_of_words()):
+            if self.training and not _learn(self._readers_of_words()):
                 return named
         hidden_BTD, _ = self.language(input_ids, looked.image_embeds, attention_mask, position_ids)
         output = self.point(
@@ -278,9 +286,11 @@ class MediSee(nn.Module):
             output.teacher_states = self._fused(hidden_BTD[teacher_image[:, None], teacher_at])
         return output
 
-    def _readers_of_words(self) -> list[nn.Module]:
-        parts = [part for name, part in self.heads.named_children() if name != "coarse"]
-        return [self.language, *parts, self.prompting]
+    def _readers_of_words(self) -> list[nn.Parameter]:
+        """All that learns from questions; the encoder and what is left of the coarse mask can learn from names."""
+        of_names = ("coarse.context.", "coarse.cells.", "coarse.named.", "coarse.bias")
+        heads = [parameter for name, parameter in self.heads.named_parameters() if not name.startswith(of_names)]
+        return [*self.language.parameters(), *heads, *self.prompting.parameters()]
 
     def point(
         self,
@@ -308,19 +318,18 @@ class MediSee(nn.Module):
             seg_states=pointed.seg_states,
             queries=pointed.queries,
         )
-        coarse_embeds = None
         if self.heads.coarse is not None and pointed.coarse_logits is not None:
             output.coarse_logits = frame.leave(pointed.coarse_logits[:, None], hw_px, common_hw_px)
-            coarse_embeds = self.heads.coarse.embed(pointed.coarse_logits)
-            if self.training and not (_learn(self.prompting) or _learn(self.heads.project)):
+            prompts = [*self.prompting.parameters(), *self.heads.project.parameters(), self.heads.coarse.shown]
+            if self.training and not _learn(prompts):
                 return output
-        logits = features.new_zeros(0, 1, *(4 * side for side in features.shape[-2:]))
+        logits = features.new_zeros(0, 1, *(4 * side for side in features.shape[-2:])) + pointed.text_embeds.sum()
         if len(obj_image):  # transformers' decoder cannot draw nothing
             logits, _ = self.prompting(
                 features,
                 boxes_xyxy_px=boxes_px,
                 text_embeds=pointed.text_embeds,
-                coarse_embeds=coarse_embeds,
+                coarse_embeds=pointed.coarse_embeds,
                 obj_image=obj_image,
             )
         output.mask_logits = frame.leave(logits.float(), hw_px, common_hw_px)
@@ -403,8 +412,8 @@ class MediSee(nn.Module):
         return states_KND, found_K, logit_K, said.ids if max_new_tokens else None
 
 
-def _learn(part: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in part.parameters())
+def _learn(parameters: Iterable[nn.Parameter]) -> bool:
+    return any(parameter.requires_grad for parameter in parameters)
 
 
 def _hw_px(image_BCHW: torch.Tensor) -> tuple[int, int]:

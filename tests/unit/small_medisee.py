@@ -8,6 +8,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from prsmed.losses import MediSeeLoss
 from prsmed.models.medisee import MediSee
 from prsmed.models.presets import PRESETS, build_network, image_tokens
 from prsmed.text.encode import Encoded, TextEncoder, load_tokenizer
@@ -63,6 +64,21 @@ def small_medisee(*, seed: int = 0, box_last: bool = True, **heads: Any) -> Medi
     return network.eval()
 
 
+HW = [(32, 32), (20, 32)]
+"""Rows and columns of `two_pictures`."""
+
+
+def two_pictures() -> torch.Tensor:
+    torch.manual_seed(3)
+    picture = torch.rand(2, 3, 32, 32)
+    picture[1, :, 20:] = 0
+    return picture
+
+
+def turns_of(text: TextEncoder, *questions: str, answer: str = "the liver") -> list[Encoded]:
+    return [text.encode(question, answer, points=True) for question in questions]
+
+
 def passed(
     network: MediSee,
     text: TextEncoder,
@@ -85,3 +101,27 @@ def passed(
         target_ids=batch["target_ids"],
         name_ids=name_ids,
     )
+
+
+def loss_batch(turns: list[Encoded], label: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the loss reads, of one object."""
+    return {
+        "label": label,
+        "valid": torch.ones_like(label),
+        "boxes_xyxy_norm": torch.tensor([[0.2, 0.2, 0.6, 0.6]]),
+        "obj_image": torch.tensor([0]),
+        "target_ids": torch.stack([turn.target_ids for turn in turns]),
+    }
+
+
+def gradient(
+    network: MediSee, text: TextEncoder, image: torch.Tensor, weights: dict[str, float], part: nn.Module
+) -> float:
+    """How much a part would learn from a loss of these weights."""
+    turns = turns_of(text, "show the liver")
+    network.zero_grad()
+    output = passed(network, text, [turns], image[:1], HW[:1])
+    label = torch.zeros(1, 1, 32, 32)
+    label[..., 8:20, 8:20] = 1
+    MediSeeLoss(weights)(output, loss_batch(turns, label)).backward()
+    return sum(float(parameter.grad.abs().sum()) for parameter in part.parameters() if parameter.grad is not None)

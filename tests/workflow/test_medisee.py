@@ -8,8 +8,10 @@ import torch
 from monai.bundle import run as run_bundle
 from safetensors.torch import load_file
 
+from bundle.engines import build_trainable
 from bundle.handlers import GradientClipper
 from prsmed.models.checkpoints import read_info, verified_file
+from prsmed.models.presets import build_text
 from tests.unit.queries_set import write_query_set
 
 CONFIGS = ["configs/train.json", "configs/task_medisee.json"]
@@ -42,7 +44,11 @@ def test_a_model_knows_its_task_and_what_it_was_trained_with(trained: Path) -> N
     assert info["targets"] == {"liver": "organ", "spleen": "organ"}
     assert list(info["score"]) == ["val/overall/giou"]
     settings = json.loads((trained / "config.json").read_text(encoding="utf-8"))
-    assert settings["mixture"] == {"naming": 7, "reasoning": 3} and set(settings["loss_weights"]) == TERMS
+    assert settings["mixture"] == {"naming": 7, "reasoning": 3} and set(settings["loss_weights"]) == TERMS | {
+        "coarse",
+        "named",
+        "recall",
+    }
 
 
 def test_a_killed_run_goes_on_exactly(data: Path, trained: Path, tmp_path: Path, monkeypatch) -> None:
@@ -114,8 +120,9 @@ def test_the_similarity_loss_goes_on_from_a_trained_model(data: Path, trained: P
 
 
 def test_a_coarse_mask_learns_from_names_then_words_then_drawing(data: Path, tmp_path: Path, prsmed) -> None:
+    resting = ("heads.coarse.context.", "heads.coarse.cells.", "heads.coarse.named.", "heads.coarse.bias")
     patterns = {
-        "see": ["heads.coarse.*"],
+        "see": [f"{name}*" for name in resting],
         "words": ["language.*", "heads.seg_router.*", "heads.box_*", "heads.coarse.query.*"],
         "draw": ["heads.project.*", "heads.coarse.shown", "prompting.decoder.*"],
     }
@@ -130,6 +137,11 @@ def test_a_coarse_mask_learns_from_names_then_words_then_drawing(data: Path, tmp
     changed = {name for name in kept["see"] if not torch.equal(kept["see"][name], kept["whole"][name])}
     assert any(name.startswith("language.") for name in changed)
     assert any(name.startswith("prompting.decoder.") for name in changed) and "heads.coarse.shown" in changed
-    assert not any(name.startswith(("heads.coarse.cells", "heads.coarse.named", "encoder.")) for name in changed)
+    assert not any(name.startswith((*resting, "encoder.")) for name in changed)
+    text = build_text("medisee", "tiny_coarse")
+    first = build_trainable("medisee", "tiny_coarse", text=text, device="cpu", seed=0).state_dict()
+    learned = {name for name in kept["see"] if not torch.equal(kept["see"][name], first[name])}
+    assert "heads.coarse.cells.0.weight" in learned and "heads.coarse.named.1.weight" in learned
+    assert not any(name.startswith(("language.", "prompting.", "heads.box", "heads.project")) for name in learned)
     command = ("ask", "--task", "medisee", data / "image0.png", "Which organ makes bile?", "--modality", "ct")
     assert prsmed(*command, "--model", tmp_path / "whole" / "last", "--out", tmp_path / "answer") == 0

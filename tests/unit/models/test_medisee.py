@@ -1,21 +1,24 @@
 """MediSee: candidates, boxes and prompts, on a network in miniature (specs/medisee.md, section 8)."""
 
-from unittest.mock import Mock
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from prsmed.geometry import Frame, Geometry, cxcywh_to_xyxy, mask_to_box
-from prsmed.losses import MediSeeLoss
 from prsmed.models.box_head import BoxHead
 from prsmed.models.checkpoints import load_weights, save_model
-from prsmed.models.coarse_mask import box_around
 from prsmed.models.lora import add_lora
-from prsmed.text.encode import pad_batch, word_ids
-from tests.unit.small_medisee import TOKENIZER, passed, small_medisee, small_text
-
-HW = [(32, 32), (20, 32)]
+from prsmed.text.encode import pad_batch
+from tests.unit.small_medisee import (
+    HW,
+    TOKENIZER,
+    gradient,
+    passed,
+    small_medisee,
+    small_text,
+    turns_of,
+    two_pictures,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +33,12 @@ def network():
 
 @pytest.fixture(scope="module")
 def image():
-    torch.manual_seed(3)
-    picture = torch.rand(2, 3, 32, 32)
-    picture[1, :, 20:] = 0
-    return picture
-
-
-def _turns(text, *questions, answer="the liver"):
-    return [text.encode(question, answer, points=True) for question in questions]
+    return two_pictures()
 
 
 def test_packed_equals_separate(network, text, image):
     questions = ("show the liver", "where is bile made?", "spleen")
-    turns = _turns(text, *questions)
+    turns = turns_of(text, *questions)
     with torch.no_grad():
         together = passed(network, text, [turns, turns[:1]], image, HW)
         for index, turn in enumerate(turns):
@@ -55,8 +51,8 @@ def test_packed_equals_separate(network, text, image):
 
 def test_questions_of_one_sequence_do_not_see_each_other(network, text, image):
     with torch.no_grad():
-        one = passed(network, text, [_turns(text, "show the liver", "spleen")], image[:1], HW[:1])
-        other = passed(network, text, [_turns(text, "something quite else, and longer", "spleen")], image[:1], HW[:1])
+        one = passed(network, text, [turns_of(text, "show the liver", "spleen")], image[:1], HW[:1])
+        other = passed(network, text, [turns_of(text, "something quite else, and longer", "spleen")], image[:1], HW[:1])
     torch.testing.assert_close(one.seg_states[1], other.seg_states[1], atol=1e-5, rtol=0)
     assert (one.seg_states[0] - other.seg_states[0]).abs().max() > 1e-2
 
@@ -96,41 +92,20 @@ def test_the_box_head_starts_in_the_middle_and_learns_from_its_last_layer_on():
     assert gradients[:4] == [0, 0, 0, 0] and min(gradients[4:]) > 0
 
 
-def _loss_batch(text, turns, label):
-    batch_ids = [turn.target_ids for turn in turns]
-    return {
-        "label": label,
-        "valid": torch.ones_like(label),
-        "boxes_xyxy_norm": torch.tensor([[0.2, 0.2, 0.6, 0.6]]),
-        "obj_image": torch.tensor([0]),
-        "target_ids": torch.stack(batch_ids),
-    }
-
-
-def _gradient(network, text, image, weights, part):
-    turns = _turns(text, "show the liver")
-    network.zero_grad()
-    output = passed(network, text, [turns], image[:1], HW[:1])
-    label = torch.zeros(1, 1, 32, 32)
-    label[..., 8:20, 8:20] = 1
-    MediSeeLoss(weights)(output, _loss_batch(text, turns, label)).backward()
-    return sum(float(parameter.grad.abs().sum()) for parameter in part.parameters() if parameter.grad is not None)
-
-
 def test_the_mask_teaches_the_box_only_where_the_box_prompts(text, image):
     prompted, unprompted = small_medisee(), small_medisee(box_prompt=False)
     mask_only = {"bce": 1.0, "dice": 1.0}
-    assert _gradient(prompted, text, image, mask_only, prompted.heads.box_head) > 0
-    assert _gradient(unprompted, text, image, mask_only, unprompted.heads.box_head) == 0
-    assert _gradient(unprompted, text, image, {"l1": 1.0}, unprompted.heads.box_head) > 0
+    assert gradient(prompted, text, image, mask_only, prompted.heads.box_head) > 0
+    assert gradient(unprompted, text, image, mask_only, unprompted.heads.box_head) == 0
+    assert gradient(unprompted, text, image, {"l1": 1.0}, unprompted.heads.box_head) > 0
 
 
 def test_the_box_router_learns_from_the_second_step_on(text, image):
     network = small_medisee(box_last=False)
     boxes = {"l1": 1.0, "giou": 1.0}
-    assert _gradient(network, text, image, boxes, network.heads.box_router) == 0
+    assert gradient(network, text, image, boxes, network.heads.box_router) == 0
     torch.optim.SGD(network.parameters(), lr=0.5).step()
-    assert _gradient(network, text, image, boxes, network.heads.box_router) > 0
+    assert gradient(network, text, image, boxes, network.heads.box_router) > 0
 
 
 def test_every_trained_part_gets_a_gradient_from_the_whole_loss(text, image):
@@ -146,7 +121,7 @@ def test_every_trained_part_gets_a_gradient_from_the_whole_loss(text, image):
         "prompting.decoder",
     )
     for name in parts:
-        assert _gradient(network, text, image, weights, network.get_submodule(name)) > 0, name
+        assert gradient(network, text, image, weights, network.get_submodule(name)) > 0, name
     rows = network.language.added_in.grad
     assert (rows.abs().sum(dim=1) > 0).all()
     assert all(parameter.grad is None for parameter in network.prompting.prompts.parameters())
@@ -205,92 +180,6 @@ def test_the_decoder_is_prompted_where_the_box_is(network, image, monkeypatch):
     torch.testing.assert_close(seen["boxes_xyxy_px"][1], shares[1] * torch.tensor([32.0, 20.0, 32.0, 20.0]))
 
 
-def test_the_coarse_mask_learns_where_and_box_and_decoder_follow_it(text, image):
-    network = small_medisee(coarse_width=16)
-    coarse = network.heads.coarse
-    for weights in ({"coarse": 1.0}, {"l1": 1.0}):
-        assert _gradient(network, text, image, weights, coarse.query) > 0, weights
-        assert _gradient(network, text, image, weights, coarse.cells) > 0, weights
-    assert _gradient(network, text, image, {"bce": 1.0}, coarse) > 0 and coarse.shown.grad.abs().sum() > 0
-    with torch.no_grad():
-        looked = network.encode_image(image, HW)
-        arguments = (looked, torch.randn(2, 2, network.language.hidden_width), torch.tensor([0, 1]), HW, (32, 32))
-        before = network.point(*arguments)
-        coarse.shown.normal_()
-        told = network.point(*arguments)
-    assert (told.mask_logits - before.mask_logits).abs().max() > 1e-3
-    torch.testing.assert_close(told.coarse_logits, before.coarse_logits)
-    assert (before.coarse_logits[1, :, 20:] == 0).all(), "padding is no place"
-
-
-def _trained(network, text, image, learning, name_ids):
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith(learning))
-    turns, label = _turns(text, "show the liver"), torch.zeros(1, 1, 32, 32)
-    label[..., 8:20, 8:20] = 1
-    batch, network = _loss_batch(text, turns, label), network.train()
-    network.zero_grad()
-    output = passed(network, text, [turns], image[:1], HW[:1], name_ids=name_ids)
-    loss = MediSeeLoss(dict.fromkeys(("ce", "bce", "dice", "l1", "giou", "coarse", "named", "recall"), 1.0))
-    loss(output, batch).backward()
-    return set(loss.terms)
-
-
-def test_what_nothing_reads_does_not_run_while_training(text, image):
-    names = word_ids(["liver"], text.tokenizer)
-    network = small_medisee(coarse_width=16)
-    monitored = Mock(wraps=network.language.forward)
-    network.language.forward = monitored
-    assert _trained(network, text, image, ("heads.coarse.",), names) == {"named"} and not monitored.called
-    assert network.heads.coarse.cells[0].weight.grad.abs().sum() > 0
-    words = ("language.", "heads.seg_router", "heads.box_", "heads.coarse.")
-    assert _trained(network, text, image, words, names) == {"ce", "l1", "giou", "coarse", "named", "recall"}
-    assert network.heads.coarse.query[1].weight.grad.abs().sum() > 0
-    every = {"ce", "bce", "dice", "l1", "giou"}
-    assert _trained(network, text, image, ("prompting.decoder.",), names) == every | {"coarse", "named", "recall"}
-    paper = small_medisee()
-    assert _trained(paper, text, image, ("heads.box_",), names) == every
-
-
-def test_a_query_learns_from_its_name_and_not_the_name_from_it(text, image):
-    network = small_medisee(coarse_width=16)
-    turns = _turns(text, "show the liver")
-    output = passed(network, text, [turns], image[:1], HW[:1], name_ids=word_ids(["liver"], text.tokenizer))
-    MediSeeLoss({"recall": 1.0})(output, _loss_batch(text, turns, torch.zeros(1, 1, 32, 32))).backward()
-    assert network.heads.coarse.query[1].weight.grad.abs().sum() > 0
-    assert network.heads.coarse.named[1].weight.grad.abs().sum() == 0
-    with torch.no_grad():
-        other = passed(network, text, [turns], image[:1], HW[:1], name_ids=word_ids(["left kidney"], text.tokenizer))
-    assert (other.named_logits - output.named_logits).abs().max() > 1e-3
-    torch.testing.assert_close(other.coarse_logits, output.coarse_logits.detach())
-
-
-def test_the_language_model_sees_the_cells(text, image):
-    network = small_medisee(coarse_width=16)
-    with torch.no_grad():
-        before = network.encode_image(image, HW)
-        network.heads.coarse.cells[-1].weight.normal_()
-        after = network.encode_image(image, HW)
-    assert (before.image_embeds - after.image_embeds).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("hw_px", [(64, 64), (64, 40), (30, 64)])
-def test_the_box_around_an_ellipse(hw_px):
-    frame, cells = Frame(64, "pad"), 64
-    centers = frame.patch_centers_norm(cells, [hw_px])
-    middle, half = torch.tensor([0.6, 0.4]), torch.tensor([0.2, 0.3])
-    inside = (((centers - middle) / half) ** 2).sum(dim=2) < 1
-    prob = torch.where(inside, 0.95, 0.02).unflatten(1, (cells, cells))
-    torch.testing.assert_close(box_around(prob, centers), torch.tensor([[0.6, 0.4, 0.4, 0.6]]), atol=0.03, rtol=0)
-    nothing = box_around(torch.zeros(1, cells, cells), centers)
-    assert nothing.isfinite().all() and (nothing >= 0).all()
-
-
-def test_a_box_head_starts_at_the_box_it_is_handed():
-    first = torch.tensor([[0.3, 0.6, 0.2, 0.1]])
-    torch.testing.assert_close(BoxHead(8)(torch.randn(1, 8), first), first)
-
-
 @pytest.mark.parametrize(
     "heads",
     [
@@ -307,7 +196,7 @@ def test_a_box_head_starts_at_the_box_it_is_handed():
 def test_every_variant_runs(heads, image):
     variant, text = small_medisee(**heads), small_text(candidates=heads.get("candidates", 2))
     with torch.no_grad():
-        output = passed(variant, text, [_turns(text, "show the liver")], image[:1], HW[:1])
+        output = passed(variant, text, [turns_of(text, "show the liver")], image[:1], HW[:1])
     assert output.mask_logits.shape == (1, 1, 32, 32)
     assert (output.boxes_cxcywh is None) == (heads.get("box_head") is False)
     assert (output.coarse_logits is None) == ("coarse_width" not in heads)
@@ -353,7 +242,7 @@ def test_forced_is_the_training_pass(network, text, image):
     questions = ("show the liver", "and a longer question about the spleen")
     seen = _ask(network, text, image, *questions, mode="forced")
     with torch.no_grad():
-        trained = passed(network, text, [[turn] for turn in _turns(text, *questions)], image, HW)
+        trained = passed(network, text, [[turn] for turn in turns_of(text, *questions)], image, HW)
     torch.testing.assert_close(seen.mask_logits, trained.mask_logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.boxes_xyxy_norm, cxcywh_to_xyxy(trained.boxes_cxcywh), atol=1e-5, rtol=0)
     assert seen.presence_logit is None and seen.ids.shape[0] == 2
@@ -365,8 +254,8 @@ def test_forced_is_the_training_pass(network, text, image):
 def test_fifty_questions_at_once(network, text, image):
     questions = ["show the liver", "spleen", *(f"which organ is number {number}?" for number in range(48))]
     with torch.no_grad():
-        packed = passed(network, text, [_turns(text, *questions)], image[:1], HW[:1])
-        first = passed(network, text, [_turns(text, questions[0])], image[:1], HW[:1])
+        packed = passed(network, text, [turns_of(text, *questions)], image[:1], HW[:1])
+        first = passed(network, text, [turns_of(text, questions[0])], image[:1], HW[:1])
     assert packed.mask_logits.shape[0] == 50 and packed.mask_logits.isfinite().all()
     torch.testing.assert_close(packed.mask_logits[0], first.mask_logits[0], atol=1e-5, rtol=0)
     asked = _ask(network, text, image, *questions, mode="forced", max_new_tokens=0)
@@ -420,7 +309,7 @@ def test_weights_come_back_with_adapters_and_new_words(tmp_path, text, image):
     folder = tmp_path / "model"
     save_model(folder, one, {"task": "medisee", "preset": "miniature"}, tokenizer_file=TOKENIZER)
     load_weights(folder, other)
-    turns = [_turns(text, "show the liver")]
+    turns = [turns_of(text, "show the liver")]
     with torch.no_grad():
         first, second = (passed(made, text, turns, image[:1], HW[:1]) for made in (one, other))
     for name in ("mask_logits", "boxes_cxcywh", "text_logits"):

@@ -89,7 +89,8 @@ def test_slower_rates_are_those_of_every_part():
 
 
 @pytest.mark.parametrize(
-    ("table", "preset"), [*itertools.product(EXPERIMENTS, ["tiny", "small"]), ("medisee", "small_coarse")]
+    ("table", "preset"),
+    [*itertools.product(EXPERIMENTS, ["tiny", "small"]), ("medisee", "small_coarse"), ("medisee", "tiny_coarse")],
 )
 def test_every_row_names_a_network_and_parameters_that_exist(table: str, preset: str):
     experiment = EXPERIMENTS[table]

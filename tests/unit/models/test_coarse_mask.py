@@ -1,0 +1,140 @@
+"""MediSee's coarse mask: what it learns from, and what follows it (docs/decisions/coarse_mask.md)."""
+
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from prsmed.geometry import Frame
+from prsmed.losses import MediSeeLoss
+from prsmed.models.box_head import BoxHead
+from prsmed.models.coarse_mask import box_around
+from prsmed.text.encode import word_ids
+from tests.unit.small_medisee import HW, gradient, loss_batch, passed, small_medisee, small_text, turns_of, two_pictures
+
+
+@pytest.fixture(scope="module")
+def text():
+    return small_text()
+
+
+@pytest.fixture(scope="module")
+def image():
+    return two_pictures()
+
+
+def test_the_coarse_mask_learns_where_and_box_and_decoder_follow_it(text, image):
+    network = small_medisee(coarse_width=16)
+    coarse = network.heads.coarse
+    for weights in ({"coarse": 1.0}, {"l1": 1.0}):
+        assert gradient(network, text, image, weights, coarse.query) > 0, weights
+        assert gradient(network, text, image, weights, coarse.cells) > 0, weights
+    assert gradient(network, text, image, {"bce": 1.0}, coarse) > 0 and coarse.shown.grad.abs().sum() > 0
+    with torch.no_grad():
+        looked = network.encode_image(image, HW)
+        arguments = (looked, torch.randn(2, 2, network.language.hidden_width), torch.tensor([0, 1]), HW, (32, 32))
+        before = network.point(*arguments)
+        coarse.shown.normal_()
+        told = network.point(*arguments)
+    assert (told.mask_logits - before.mask_logits).abs().max() > 1e-3
+    torch.testing.assert_close(told.coarse_logits, before.coarse_logits)
+
+
+def _trained(network, text, image, learning, name_ids):
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(learning))
+    turns, label = turns_of(text, "show the liver"), torch.zeros(1, 1, 32, 32)
+    label[..., 8:20, 8:20] = 1
+    batch, network = loss_batch(turns, label), network.train()
+    network.zero_grad()
+    output = passed(network, text, [turns], image[:1], HW[:1], name_ids=name_ids)
+    loss = MediSeeLoss(dict.fromkeys(("ce", "bce", "dice", "l1", "giou", "coarse", "named", "recall"), 1.0))
+    loss(output, batch).backward()
+    return set(loss.terms)
+
+
+def test_what_nothing_reads_does_not_run_while_training(text, image):
+    names = word_ids(["liver"], text.tokenizer)
+    network = small_medisee(coarse_width=16)
+    monitored = Mock(wraps=network.language.forward)
+    network.language.forward = monitored
+    see = ("heads.coarse.context", "heads.coarse.cells", "heads.coarse.named", "heads.coarse.bias")
+    assert _trained(network, text, image, see, names) == {"named"} and not monitored.called
+    assert network.heads.coarse.cells[0].weight.grad.abs().sum() > 0
+    words = ("language.", "heads.seg_router", "heads.box_", "heads.coarse.query")
+    assert _trained(network, text, image, words, names) == {"ce", "l1", "giou", "coarse", "named", "recall"}
+    assert network.heads.coarse.query[1].weight.grad.abs().sum() > 0
+    every = {"ce", "bce", "dice", "l1", "giou"}
+    assert _trained(network, text, image, ("prompting.decoder.",), names) == every | {"coarse", "named", "recall"}
+    paper = small_medisee()
+    assert _trained(paper, text, image, ("heads.box_",), names) == every
+
+
+def test_a_query_learns_from_its_name_and_not_the_name_from_it(text, image):
+    network = small_medisee(coarse_width=16)
+    turns = turns_of(text, "show the liver")
+    output = passed(network, text, [turns], image[:1], HW[:1], name_ids=word_ids(["liver"], text.tokenizer))
+    MediSeeLoss({"recall": 1.0})(output, loss_batch(turns, torch.zeros(1, 1, 32, 32))).backward()
+    assert network.heads.coarse.query[1].weight.grad.abs().sum() > 0
+    assert network.heads.coarse.named[1].weight.grad.abs().sum() == 0
+    with torch.no_grad():
+        other = passed(network, text, [turns], image[:1], HW[:1], name_ids=word_ids(["left kidney"], text.tokenizer))
+    assert (other.named_logits - output.named_logits).abs().max() > 1e-3
+    torch.testing.assert_close(other.coarse_logits, output.coarse_logits.detach())
+
+
+def test_the_language_model_sees_the_cells(text, image):
+    network = small_medisee(coarse_width=16)
+    with torch.no_grad():
+        before = network.encode_image(image, HW)
+        network.heads.coarse.cells[-1].weight.normal_()
+        after = network.encode_image(image, HW)
+    assert (before.image_embeds - after.image_embeds).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("hw_px", [(64, 64), (64, 40), (30, 64)])
+def test_the_box_around_an_ellipse(hw_px):
+    frame, cells = Frame(64, "pad"), 64
+    centers = frame.patch_centers_norm(cells, [hw_px])
+    middle, half = torch.tensor([0.6, 0.4]), torch.tensor([0.2, 0.3])
+    ellipse, inside = (((centers - middle) / half) ** 2).sum(dim=2) < 1, (centers < 1).all(dim=2)
+    logits = torch.where(ellipse | ~inside, 3.0, -4.0).unflatten(1, (cells, cells))
+    expected = torch.tensor([[0.6, 0.4, 0.4, 0.6]])
+    torch.testing.assert_close(box_around(logits, centers, inside), expected, atol=0.03, rtol=0)
+    torch.testing.assert_close(box_around(logits - 12, centers, inside), expected, atol=0.03, rtol=0)
+
+
+def test_the_decoder_is_told_of_no_mask_in_the_padding(image):
+    network = small_medisee(coarse_width=16)
+    network.heads.coarse.shown.data.fill_(1.0)
+    with torch.no_grad():
+        looked = network.encode_image(image, HW)
+        states = torch.randn(2, 2, network.language.hidden_width)
+        pointed = network.heads(states, looked.cells, torch.tensor([0, 1]), network.encoder.frame, HW)
+    assert (pointed.coarse_embeds[0] > 0).all() and (pointed.coarse_embeds[1, :, :5] > 0).all()
+    assert (pointed.coarse_embeds[1, :, 5:] == 0).all()
+
+
+@pytest.mark.parametrize("learning", ["heads.coarse.cells.", "language.", ("prompting.decoder.", "heads.project.")])
+def test_a_batch_without_objects_is_no_trouble_in_any_stage(text, image, learning):
+    network = small_medisee(coarse_width=16)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(learning))
+    turns = [text.encode("show the liver", "no liver")]
+    empty = torch.zeros(0, 1, 32, 32)
+    batch = {
+        "label": empty,
+        "valid": empty,
+        "boxes_xyxy_norm": torch.zeros(0, 4),
+        "obj_image": torch.zeros(0).long(),
+        "target_ids": torch.stack([turn.target_ids for turn in turns]),
+    }
+    names = word_ids([], text.tokenizer)
+    output = passed(network.train(), text, [turns], image[:1], HW[:1], name_ids=names)
+    weights = dict.fromkeys(("ce", "bce", "dice", "l1", "giou", "coarse", "named", "recall"), 1.0)
+    MediSeeLoss(weights)(output, batch).backward()
+
+
+def test_a_box_head_starts_at_the_box_it_is_handed():
+    first = torch.tensor([[0.3, 0.6, 0.2, 0.1]])
+    torch.testing.assert_close(BoxHead(8)(torch.randn(1, 8), first), first)
