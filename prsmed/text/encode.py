@@ -171,7 +171,9 @@ def word_ids(words: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> torch.
     """Token ids (K, W) of words as they stand within a sentence; IGNORE_ID behind the shorter ones."""
     ids = torch.full((len(words), 1), IGNORE_ID)
     if words:
-        rows = [torch.tensor(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for word in words]
+        # A word that looks like a special token is a word all the same.
+        plain = {"add_special_tokens": False, "split_special_tokens": True}
+        rows = [torch.tensor(tokenizer(f" {word}", **plain)["input_ids"]) for word in words]
         ids = pad_sequence(rows, batch_first=True, padding_value=IGNORE_ID)
     return ids
 

@@ -54,6 +54,10 @@ def test_the_whole_loss_is_the_weighted_sum():
     output.coarse_logits = LOGITS
     with_coarse = MediSeeLoss({**weights, "coarse": 2.0})
     assert float(with_coarse(output, batch)) == pytest.approx(expected + 2 * (1.058385 + 0.631642), abs=1e-5)
+    with pytest.raises(RequestError, match="has weight 0"):
+        MediSeeLoss({"js": 1.0})(output, batch)
+    output.queries, output.names = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert float(MediSeeLoss({"recall": 1.0})(output, batch)) == pytest.approx((2**2 / 2 + 0) / 2)
     with pytest.raises(RequestError, match="presence unknown"):
         MediSeeLoss({"presence": 1.0})
 
