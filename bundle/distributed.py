@@ -20,11 +20,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.nn.functional import all_reduce
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from prsmed.models.checkpoints import base_of
+from prsmed.models.coarse_mask import Standardise
 
 
 def join_processes() -> None:
@@ -50,19 +52,33 @@ class AllProcessBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(input)
-        values = input.float()
-        count = all_reduce(values.new_tensor(values.numel() / values.shape[1]))
-        mean_C = all_reduce(values.sum(dim=(0, 2, 3))) / count
-        centered = values - mean_C[:, None, None]
-        var_C = all_reduce(centered.square().sum(dim=(0, 2, 3))) / count
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        assert self.num_batches_tracked is not None
-        with torch.no_grad():
-            self.running_mean.lerp_(mean_C, self.momentum)
-            self.running_var.lerp_(var_C * count / (count - 1), self.momentum)
-            self.num_batches_tracked.add_(1)
-        scale_C = self.weight / (var_C + self.eps).sqrt()
-        return (centered * scale_C[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+        normal = _normal_over_all_processes(self, input.float())
+        return (normal * self.weight[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+
+class AllProcessStandardise(Standardise):
+    """The same of states; the objects of all processes are one batch."""
+
+    def forward(self, states_KD: torch.Tensor) -> torch.Tensor:
+        if not self.training or all_reduce(states_KD.new_tensor(len(states_KD))) < 2:
+            return self.by_running_values(states_KD)
+        return _normal_over_all_processes(self, states_KD)
+
+
+def _normal_over_all_processes(norm: _BatchNorm, values: torch.Tensor) -> torch.Tensor:
+    """Channels with mean 0 and variance 1 over the values of all processes, of which the running ones are kept."""
+    others = [axis for axis in range(values.ndim) if axis != 1]
+    count = all_reduce(values.new_tensor(values.numel() / values.shape[1]))
+    mean = all_reduce(values.sum(dim=others, keepdim=True)) / count
+    centered = values - mean
+    var = all_reduce(centered.square().sum(dim=others, keepdim=True)) / count
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    assert norm.num_batches_tracked is not None
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean.flatten(), norm.momentum)
+        norm.running_var.lerp_((var * count / (count - 1)).flatten(), norm.momentum)
+        norm.num_batches_tracked.add_(1)
+    return centered / (var + norm.eps).sqrt()
 
 
 def share(network: nn.Module, *, sharded: bool) -> nn.Module:
@@ -164,10 +180,15 @@ def _like(value: Any, target: torch.Tensor) -> Any:
 def _norm_over_all_processes(module: nn.Module) -> None:
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
-            synced = AllProcessBatchNorm2d(child.num_features, child.eps, child.momentum)
-            synced.weight, synced.bias = child.weight, child.bias
-            synced.running_mean, synced.running_var = child.running_mean, child.running_var
-            synced.num_batches_tracked = child.num_batches_tracked
-            setattr(module, name, synced.train(child.training))
+            _take_over(module, name, child, AllProcessBatchNorm2d(child.num_features, child.eps, child.momentum))
+        elif type(child) is Standardise:
+            _take_over(module, name, child, AllProcessStandardise(child.num_features))
         else:
             _norm_over_all_processes(child)
+
+
+def _take_over(module: nn.Module, name: str, child: _BatchNorm, synced: _BatchNorm) -> None:
+    synced.weight, synced.bias = child.weight, child.bias
+    synced.running_mean, synced.running_var = child.running_mean, child.running_var
+    synced.num_batches_tracked = child.num_batches_tracked
+    setattr(module, name, synced.train(child.training))

@@ -38,6 +38,8 @@ class QueryDataset(Dataset):
         data: items of own questions.
         manifest, preprocessing, text: see `prsmed.query_samples`.
         queries_per_picture: questions of one draw, about different targets as far as there are any.
+        explained_share: of the questions about what is there: their answers' words are learned, too. The others end
+            behind the candidates, so that a step has room for more questions.
         plain_queries: add the teachers of the similarity loss.
         augmentation, views, cache_rate: as of `bundle.data.AskDataset`. Pictures are never mirrored.
     """
@@ -50,6 +52,7 @@ class QueryDataset(Dataset):
         preprocessing: Preprocessing,
         text: TextEncoder,
         queries_per_picture: int = 3,
+        explained_share: float = 1.0,
         plain_queries: bool = False,
         augmentation: Compose | None = None,
         views: int | None = None,
@@ -62,6 +65,7 @@ class QueryDataset(Dataset):
             self.pictures, load, cache_rate=cache_rate, num_workers=1, progress=False, copy_cache=False
         )
         self.text, self.queries_per_picture, self.plain_queries = text, queries_per_picture, plain_queries
+        self.explained_share = explained_share
         self.augmentation, self.views, self.seed, self.epoch = augmentation, views, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -80,7 +84,8 @@ class QueryDataset(Dataset):
         else:
             sample = self.loaded[draw.picture]
         chosen = _about_different_targets(self.pictures[draw.picture].groups[draw.group], self.queries_per_picture, rng)
-        return packed_sample(sample, chosen, text=self.text, plain_queries=self.plain_queries)
+        explained = (rng.random(len(chosen)) < self.explained_share).tolist()
+        return packed_sample(sample, chosen, text=self.text, plain_queries=self.plain_queries, explained=explained)
 
     def look(self, index: int, view: int) -> dict[str, Any]:
         """One of a picture's fixed looks; look 0 is unchanged."""

@@ -22,6 +22,8 @@ from prsmed.models.prs_med import PRSMedOutput
 from prsmed.text.encode import IGNORE_ID
 
 TERMS = ("bce", "dice", "ce", "presence", "evidence", "zone")
+SAME_NAME = 0.999
+"""Names with a cosine above it are one: equal words may differ in their last bits."""
 SEE_TERMS = ("ce", "bce", "dice", "l1", "giou", "coarse", "named", "recall", "js", "mse")
 
 
@@ -118,7 +120,7 @@ class MediSeeLoss(WeightedTerms):
             the mask, over the image without padding; `l1` (mean over the four coordinates) and `giou` on the corners of
             the box; `js` and `mse` compare the similarity map of a question with that of its plain-label query. Where
             the network has a coarse mask, `coarse` is its BCE and Dice, `named` that of the one which the target's name
-            asks for, and `recall` says how far the question's query is from the name's.
+            asks for, and `recall` says whether the question's query tells the target's name from the other names.
 
     A term of what the network left out, because nothing there learns, does not count.
     """
@@ -147,7 +149,7 @@ class MediSeeLoss(WeightedTerms):
                 bce_K, dice_K = _mask_losses(logits, label, valid)
                 terms[name] = mean_of_objects(bce_K + dice_K, has_mask_K)
         if output.queries is not None and output.names is not None:
-            recall_K = (output.queries - output.names.detach()).square().mean(dim=1)
+            recall_K = recall_losses(output.queries, output.names)
             terms["recall"] = mean_of_objects(recall_K, torch.ones_like(recall_K))
         if output.boxes_cxcywh is not None:
             terms["l1"], terms["giou"] = box_losses(output.boxes_cxcywh, batch["boxes_xyxy_norm"])
@@ -183,6 +185,19 @@ def dice_of_objects(prob_K1HW: torch.Tensor, label_K1HW: torch.Tensor, *, smooth
     overlap = (prob_K1HW * label_K1HW).sum(dim=(1, 2, 3))
     total = prob_K1HW.sum(dim=(1, 2, 3)) + label_K1HW.sum(dim=(1, 2, 3))
     return 1 - (2 * overlap + smooth) / (total + smooth)
+
+
+def recall_losses(queries_KE: torch.Tensor, names_KE: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy (K,) of each object's own name among the different names of all processes, which get no gradient.
+
+    The logits are products divided by the root of E. A squared distance instead moves all queries to the names' mean
+    before it tells one name from another.
+    """
+    own_KE, names_NE = names_KE.detach().float(), of_all_processes(names_KE.detach().float())
+    alike_NN = F.cosine_similarity(names_NE[:, None], names_NE[None], dim=2) > SAME_NAME
+    scale = queries_KE.shape[1] ** -0.5
+    logits_KN = scale * queries_KE.float() @ names_NE.T - alike_NN.sum(dim=1).log()
+    return logits_KN.logsumexp(dim=1) - scale * (queries_KE.float() * own_KE).sum(dim=1)
 
 
 def box_losses(boxes_cxcywh: torch.Tensor, truth_xyxy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -246,6 +261,18 @@ def count_per_process(count: torch.Tensor) -> torch.Tensor:
     every = count.clone()
     torch.distributed.all_reduce(every)
     return every / _processes()
+
+
+def of_all_processes(rows_KE: torch.Tensor) -> torch.Tensor:
+    """The rows (N, E) of all processes, which may have different numbers of them; without gradients."""
+    if _processes() == 1:
+        return rows_KE
+    counts = [torch.zeros(1, dtype=torch.long, device=rows_KE.device) for _ in range(_processes())]
+    torch.distributed.all_gather(counts, counts[0].new_tensor([len(rows_KE)]))
+    most = max(int(count) for count in counts)
+    every = [rows_KE.new_zeros(most, rows_KE.shape[1]) for _ in counts]
+    torch.distributed.all_gather(every, F.pad(rows_KE, (0, 0, 0, most - len(rows_KE))))
+    return torch.cat([rows_ME[:count] for rows_ME, count in zip(every, counts, strict=True)])
 
 
 def _processes() -> int:

@@ -119,13 +119,19 @@ def load_picture(manifest: Manifest, picture: Picture, preprocessing: Preprocess
 
 
 def packed_sample(
-    sample: Mapping[str, Any], chosen: Sequence[Item], *, text: TextEncoder, plain_queries: bool
+    sample: Mapping[str, Any],
+    chosen: Sequence[Item],
+    *,
+    text: TextEncoder,
+    plain_queries: bool,
+    explained: Sequence[bool] | None = None,
 ) -> dict[str, Any]:
     """Questions about one picture, as `load_picture` made it and augmentation left it, encoded with their answers.
 
     Args:
         plain_queries: also ask for the target of every attribute or location question by its name: the teachers of the
             similarity loss. They are no targets of the language model.
+        explained: whose answers are words behind the candidates, too; None: all of them. A denial always is.
 
     Returns:
         image, geometry; `turns`, objects first to last, then the teachers; `labels` (K, h, w) and `names` of the turns
@@ -136,10 +142,12 @@ def packed_sample(
     labels: list[torch.Tensor] = []
     names: list[str] = []
     teacher_of: list[int] = []
-    for item in chosen:
+    for item, is_explained in zip(chosen, explained or [True] * len(chosen), strict=True):
         assert item.query is not None
         label = sample["label"][sample["target_ids"].index(item.target.id)] > 0.5
-        turn = own_words({"target": item.target.name}, item.query, label, text=text, answers=True)["encoded"]
+        asked = {"target": item.target.name}
+        words = own_words(asked, item.query, label, text=text, answers=True, explained=is_explained)
+        turn = words["encoded"]
         turns.append(turn)
         if turn.candidate_at is None:
             continue

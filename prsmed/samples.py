@@ -296,18 +296,26 @@ def windows_of(samples: Sequence[Mapping[str, Any]]) -> torch.Tensor | None:
 
 
 def own_words(
-    sample: Mapping[str, Any], query: Query, label: torch.Tensor, *, text: TextEncoder, answers: bool
+    sample: Mapping[str, Any],
+    query: Query,
+    label: torch.Tensor,
+    *,
+    text: TextEncoder,
+    answers: bool,
+    explained: bool = True,
 ) -> dict[str, Any]:
     """One of a case's own questions and its ids; where the target is there, the answer begins by pointing at it.
 
     Args:
         label: of what is asked for, as it is now; moved out of the picture, it is denied.
+        explained: False: what an answer that points says behind the candidates is left out of its ids, its end too.
     """
     present = bool(label.any())
     answer = query.answer or f"This is the {sample['target']}."
     if not present and query.target_ids:
         answer = rule_text([], target=sample["target"])
-    encoded = text.encode(query.question, answer if answers else None, points=answers and present)
+    words = answer if answers and (explained or not present) else None
+    encoded = text.encode(query.question, words, points=answers and present)
     return {"question": query.question, "query_kind": query.kind, "answer": answer, "encoded": encoded}
 
 

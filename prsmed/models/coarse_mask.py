@@ -34,8 +34,10 @@ class CoarseMask(nn.Module):
         self.cells = nn.Sequential(
             nn.Conv2d(channels + hidden, hidden, 3, padding=1), nn.GELU(), nn.Conv2d(hidden, hidden, 1)
         )
-        self.query, self.named = _query(width, hidden), _query(width, hidden)
-        self.bias = nn.Parameter(torch.tensor([FIRST_LOGIT]))  # FSDP shards no scalars
+        self.query = nn.Sequential(Standardise(width), *_to_query(width, hidden))
+        self.named = nn.Sequential(nn.LayerNorm(width), *_to_query(width, hidden))
+        # FSDP shards no scalars
+        self.bias, self.log_sharpness = nn.Parameter(torch.tensor([FIRST_LOGIT])), nn.Parameter(torch.zeros(1))
         self.shown = nn.Parameter(torch.zeros(channels))
 
     def look(self, features: torch.Tensor, offsets_B2HW: torch.Tensor) -> torch.Tensor:
@@ -47,7 +49,7 @@ class CoarseMask(nn.Module):
     def forward(self, queries_KE: torch.Tensor, cells: torch.Tensor, obj_image: torch.Tensor) -> torch.Tensor:
         """Queries, each about the image `obj_image` (K,) names -> logits (K, h, w)."""
         products = torch.einsum("ke,kehw->khw", queries_KE, cells[obj_image])
-        return products / cells.shape[1] ** 0.5 + self.bias
+        return self.log_sharpness.exp() * products / cells.shape[1] ** 0.5 + self.bias
 
     def embed(self, logits_KHW: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:
         """For SAM's mask decoder: one learned vector wherever the coarse mask is, (K, C, h, w); nothing at first.
@@ -59,8 +61,29 @@ class CoarseMask(nn.Module):
         return prob_KHW[:, None] * self.shown[:, None, None]
 
 
-def _query(width: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden))
+def _to_query(width: int, hidden: int) -> list[nn.Module]:
+    """Queries are normalised as cells are: a state and a name differ in direction alone, from the first step."""
+    last = nn.LayerNorm(hidden, elementwise_affine=False)
+    return [nn.Linear(width, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden), last]
+
+
+class Standardise(nn.BatchNorm1d):
+    """Each number of a state less its running mean, over its running deviation.
+
+    A language model's states have a few numbers that are very large and hardly change. Beside them a layer norm leaves
+    little of all others, and what reads it learns slowly (docs/decisions/coarse_mask.md). A batch of fewer than two
+    objects is measured by the running values.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width, affine=False)
+
+    def forward(self, states_KD: torch.Tensor) -> torch.Tensor:
+        return super().forward(states_KD) if len(states_KD) > 1 else self.by_running_values(states_KD)
+
+    def by_running_values(self, states_KD: torch.Tensor) -> torch.Tensor:
+        """States (K, D) by the running mean and deviation, which stay as they are."""
+        return F.batch_norm(states_KD, self.running_mean, self.running_var, eps=self.eps)
 
 
 def box_around(logits_KHW: torch.Tensor, centers_norm_KM2: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:

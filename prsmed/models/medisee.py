@@ -288,7 +288,7 @@ class MediSee(nn.Module):
 
     def _readers_of_words(self) -> list[nn.Parameter]:
         """All that learns from questions; the encoder and what is left of the coarse mask can learn from names."""
-        of_names = ("coarse.context.", "coarse.cells.", "coarse.named.", "coarse.bias")
+        of_names = ("coarse.context.", "coarse.cells.", "coarse.named.", "coarse.bias", "coarse.log_sharpness")
         heads = [parameter for name, parameter in self.heads.named_parameters() if not name.startswith(of_names)]
         return [*self.language.parameters(), *heads, *self.prompting.parameters()]
 
