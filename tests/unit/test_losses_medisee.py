@@ -13,6 +13,7 @@ from prsmed.losses import (
     dice_of_objects,
     jensen_shannon,
     mean_of_objects,
+    recall_losses,
     similarity_losses,
     similarity_maps,
 )
@@ -56,10 +57,24 @@ def test_the_whole_loss_is_the_weighted_sum():
     assert float(with_coarse(output, batch)) == pytest.approx(expected + 2 * (1.058385 + 0.631642), abs=1e-5)
     with pytest.raises(RequestError, match="has weight 0"):
         MediSeeLoss({"js": 1.0})(output, batch)
-    output.queries, output.names = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    assert float(MediSeeLoss({"recall": 1.0})(output, batch)) == pytest.approx((2**2 / 2 + 0) / 2)
     with pytest.raises(RequestError, match="presence unknown"):
         MediSeeLoss({"presence": 1.0})
+
+
+def test_recall_tells_the_own_name_from_the_others():
+    names = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])[[0, 1, 1]].requires_grad_(True)
+    queries = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    # products over the root of 4, and two different names however often each is asked for
+    expected = torch.tensor([-2.0, -1.0, 1.0]).exp().log1p()
+    torch.testing.assert_close(recall_losses(queries, names), expected)
+    torch.testing.assert_close(recall_losses(queries, names + 1e-7), expected)
+    output = MediSeeOutput(queries=queries.requires_grad_(True), names=names)
+    batch = {"label": torch.zeros(3, 1, 2, 2), "valid": torch.zeros(3, 1, 2, 2), "target_ids": torch.zeros(1, 2).long()}
+    loss = MediSeeLoss({"recall": 1.0})(output, batch)
+    assert loss.item() == pytest.approx(expected.mean().item())
+    loss.backward()
+    assert names.grad is None and queries.grad.abs().sum() > 0
+    assert len(recall_losses(queries[:0], names[:0])) == 0
 
 
 def test_an_object_without_a_box_or_a_mask_does_not_count():

@@ -124,6 +124,18 @@ def test_a_packed_batch_holds_objects_boxes_and_teachers(manifest, items, prepro
         assert batch["target_ids"][image, at + 1].tolist() == text.candidate_ids
 
 
+def test_an_unexplained_answer_ends_behind_the_candidates(manifest, items, preprocessing, text):
+    options = {"plain_queries": False, "explained": [True, False]}
+    full, short = _packed(manifest, items, preprocessing, text, ("q1", "q5"), **options)["turns"]
+    assert full.target_ids[full.target_ids != IGNORE_ID][-1] == text.end_id
+    assert short.target_ids[short.target_ids != IGNORE_ID].tolist() == text.candidate_ids
+    picture = pictures_of(items)[1]
+    absent = [item for item in picture.items if not item.query.target_ids]
+    loaded = load_picture(manifest, picture, preprocessing)
+    denied = packed_sample(loaded, absent, text=text, plain_queries=False, explained=[False] * len(absent))["turns"]
+    assert all("There is no" in text.decode(turn.target_ids) for turn in denied)
+
+
 def test_boxes_are_shares_of_the_picture_without_padding(manifest, items, preprocessing, text):
     batch = collate_packed([_packed(manifest, items, preprocessing, text, ("q1",), plain_queries=False)], text=text)
     height, width = HW[0]

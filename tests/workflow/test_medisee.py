@@ -120,7 +120,8 @@ def test_the_similarity_loss_goes_on_from_a_trained_model(data: Path, trained: P
 
 
 def test_a_coarse_mask_learns_from_names_then_words_then_drawing(data: Path, tmp_path: Path, prsmed) -> None:
-    resting = ("heads.coarse.context.", "heads.coarse.cells.", "heads.coarse.named.", "heads.coarse.bias")
+    parts = ("context.", "cells.", "named.", "bias", "log_sharpness")
+    resting = tuple(f"heads.coarse.{part}" for part in parts)
     patterns = {
         "see": [f"{name}*" for name in resting],
         "words": ["language.*", "heads.seg_router.*", "heads.box_*", "heads.coarse.query.*"],

@@ -4,7 +4,9 @@ import copy
 import multiprocessing
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch.optim import AdamW
 
 from bundle.distributed import (
     AllProcessBatchNorm2d,
+    AllProcessStandardise,
     load_optimizer_state,
     optimizer_state,
     put_together,
@@ -20,7 +23,8 @@ from bundle.distributed import (
     spread,
     whole,
 )
-from prsmed.losses import PRSMedLoss
+from prsmed.losses import PRSMedLoss, mean_of_objects, recall_losses
+from prsmed.models.coarse_mask import Standardise
 from prsmed.models.presets import build_network
 
 STEPS, FROZEN_STEPS = 4, 2
@@ -123,6 +127,58 @@ def train_as_rank(rank: int, port: int, sharded: bool, out: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+def recall_as_rank(rank: int, port: int, out: Path) -> None:
+    """One step of standardised states with three objects on one rank and one on the other, then none on the other."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.distributed.init_process_group("gloo")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 5), Standardise(5))
+    shared, (states, names) = share(network, sharded=False), states_and_names()
+    assert isinstance(network[1], AllProcessStandardise)
+    rows = slice(0, 3) if rank == 0 else slice(3, 4)
+    losses_K = recall_losses(shared(states[rows]), names[rows])
+    loss = mean_of_objects(losses_K, torch.ones_like(losses_K))
+    loss.backward()
+    kept = {"gradient": network[0].weight.grad.clone(), "statistics": network[1].running_var.clone()}
+    few = states[:1] if rank == 0 else states[:0]
+    alone = recall_losses(shared(few), names[: len(few)])
+    assert len(alone) == len(few) and torch.equal(network[1].running_var, kept["statistics"])
+    if rank == 0:
+        torch.save(kept, out)
+    torch.distributed.destroy_process_group()
+
+
+def states_and_names() -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(3)
+    names = torch.randn(3, 5, generator=rng)
+    return torch.randn(4, 6, generator=rng), names[[0, 1, 2, 1]]
+
+
+def test_names_and_states_of_two_processes_are_one_batch(tmp_path):
+    run_two(recall_as_rank, tmp_path / "recall.pt")
+    pair = torch.load(tmp_path / "recall.pt", weights_only=True)
+    torch.manual_seed(0)
+    network, (states, names) = torch.nn.Sequential(torch.nn.Linear(6, 5), Standardise(5)), states_and_names()
+    recall_losses(network(states), names).mean().backward()
+    torch.testing.assert_close(pair["gradient"], network[0].weight.grad, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pair["statistics"], network[1].running_var)
+
+
+def run_two(as_rank: Callable[..., None], *arguments: Any) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=as_rank, args=(rank, port, *arguments)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=300)
+        process.kill()  # where it hangs
+    assert [process.exitcode for process in ranks] == [0, 0]
+
+
 @pytest.fixture(scope="module")
 def alone() -> tuple[list[float], dict[str, torch.Tensor]]:
     network = fresh()
@@ -132,17 +188,7 @@ def alone() -> tuple[list[float], dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP"])
 def test_two_processes_train_as_one(alone, tmp_path, sharded):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=train_as_rank, args=(rank, port, sharded, tmp_path / "pair.pt")) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=300)
-        process.kill()  # where it hangs
-    assert [process.exitcode for process in ranks] == [0, 0]
+    run_two(train_as_rank, sharded, tmp_path / "pair.pt")
     pair = torch.load(tmp_path / "pair.pt", weights_only=True)
     losses, weights = alone
     assert pair["losses"] == pytest.approx(losses, abs=1e-4)

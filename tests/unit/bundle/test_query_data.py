@@ -90,3 +90,14 @@ def test_a_draw_asks_about_different_targets_and_repeats(dataset):
     for batch in first:
         assert (batch["label"].flatten(1).amax(dim=1) == 1).all()
         assert batch["boxes_xyxy_norm"].isfinite().all()
+
+
+def test_the_share_of_explained_answers(dataset, monkeypatch):
+    text = small_text()
+    options = {"batch_size": 2, "text": text, "mixture": WEIGHTS, "draws_per_epoch": 40}
+    ends = {}
+    for share in (1.0, 0.5, 0.0):
+        monkeypatch.setattr(dataset, "explained_share", share)
+        batches = list(build_query_loader(dataset, **options))
+        ends[share] = sum(int((batch["target_ids"] == text.end_id).sum()) for batch in batches)
+    assert ends[0.0] < ends[0.5] < ends[1.0]

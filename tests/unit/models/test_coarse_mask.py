@@ -8,7 +8,7 @@ import torch
 from prsmed.geometry import Frame
 from prsmed.losses import MediSeeLoss
 from prsmed.models.box_head import BoxHead
-from prsmed.models.coarse_mask import box_around
+from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around
 from prsmed.text.encode import word_ids
 from tests.unit.small_medisee import HW, gradient, loss_batch, passed, small_medisee, small_text, turns_of, two_pictures
 
@@ -58,7 +58,7 @@ def test_what_nothing_reads_does_not_run_while_training(text, image):
     network = small_medisee(coarse_width=16)
     monitored = Mock(wraps=network.language.forward)
     network.language.forward = monitored
-    see = ("heads.coarse.context", "heads.coarse.cells", "heads.coarse.named", "heads.coarse.bias")
+    see = tuple(f"heads.coarse.{part}" for part in ("context", "cells", "named", "bias", "log_sharpness"))
     assert _trained(network, text, image, see, names) == {"named"} and not monitored.called
     assert network.heads.coarse.cells[0].weight.grad.abs().sum() > 0
     words = ("language.", "heads.seg_router", "heads.box_", "heads.coarse.query")
@@ -72,15 +72,36 @@ def test_what_nothing_reads_does_not_run_while_training(text, image):
 
 def test_a_query_learns_from_its_name_and_not_the_name_from_it(text, image):
     network = small_medisee(coarse_width=16)
-    turns = turns_of(text, "show the liver")
-    output = passed(network, text, [turns], image[:1], HW[:1], name_ids=word_ids(["liver"], text.tokenizer))
-    MediSeeLoss({"recall": 1.0})(output, loss_batch(turns, torch.zeros(1, 1, 32, 32))).backward()
+    turns = turns_of(text, "show the liver", "show the spleen")
+    names = word_ids(["liver", "spleen"], text.tokenizer)
+    output = passed(network, text, [turns], image[:1], HW[:1], name_ids=names)
+    MediSeeLoss({"recall": 1.0})(output, loss_batch(turns, torch.zeros(2, 1, 32, 32))).backward()
     assert network.heads.coarse.query[1].weight.grad.abs().sum() > 0
     assert network.heads.coarse.named[1].weight.grad.abs().sum() == 0
     with torch.no_grad():
-        other = passed(network, text, [turns], image[:1], HW[:1], name_ids=word_ids(["left kidney"], text.tokenizer))
+        names = word_ids(["left kidney", "spleen"], text.tokenizer)
+        other = passed(network, text, [turns], image[:1], HW[:1], name_ids=names)
     assert (other.named_logits - output.named_logits).abs().max() > 1e-3
     torch.testing.assert_close(other.coarse_logits, output.coarse_logits.detach())
+
+
+def test_states_are_standardised_by_the_batch_and_one_alone_by_what_was_seen():
+    standardise = Standardise(3)
+    states = torch.tensor([[100.0, 0.0, 1.0], [100.2, 0.0, 3.0], [100.4, 0.0, 5.0], [100.2, 0.0, 3.0]])
+    for _ in range(300):
+        seen = standardise(states)
+    torch.testing.assert_close(seen[:, 0], seen[:, 2], atol=1e-2, rtol=0)
+    torch.testing.assert_close(seen.std(dim=0, correction=0), torch.tensor([1.0, 0.0, 1.0]), atol=1e-2, rtol=0)
+    # of so few the running deviation is a larger one: it divides by one less
+    torch.testing.assert_close(standardise(states[:1]), seen[:1] * 0.75**0.5, atol=1e-2, rtol=0)
+    torch.testing.assert_close(standardise.eval()(states)[:1], standardise(states[:1]))
+    assert standardise.train()(states[:0]).shape == (0, 3)
+
+
+def test_queries_of_states_and_of_names_are_of_one_length():
+    coarse = CoarseMask(8, 12, hidden=16)
+    for queries in (coarse.query(torch.randn(5, 12)), coarse.named(torch.randn(5, 12))):
+        torch.testing.assert_close(queries.norm(dim=1), torch.full((5,), 4.0), atol=1e-3, rtol=0)
 
 
 def test_the_language_model_sees_the_cells(text, image):
