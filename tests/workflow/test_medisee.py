@@ -110,8 +110,9 @@ def test_it_is_asked_on_the_command_line(data: Path, trained: Path, tmp_path: Pa
 
 def test_the_similarity_loss_goes_on_from_a_trained_model(data: Path, trained: Path, tmp_path: Path) -> None:
     configs = [*CONFIGS, "configs/finetune_similarity.json"]
+    stages = [{"name": "tune", "share": 1.0, "trainable": ["language.*", "heads.[!c]*", "prompting.decoder.*"]}]
     settings = {"dataset_dir": str(data), "runs_dir": str(tmp_path), "run_name": "tuned", "max_epochs": 1}
-    _train(configs, start_from=str(trained / "best"), **settings)
+    _train(configs, start_from=str(trained / "best"), stages=stages, **settings)
     before, after = (load_file(verified_file(run / "best", "weights")) for run in (trained, tmp_path / "tuned"))
     assert before.keys() == after.keys()
     changed = [name for name in before if not torch.equal(before[name], after[name])]
