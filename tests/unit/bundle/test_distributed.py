@@ -146,6 +146,7 @@ def recall_as_rank(rank: int, port: int, out: Path) -> None:
     assert len(alone) == len(few) and torch.equal(network[1].running_var, kept["statistics"])
     if rank == 0:
         torch.save(kept, out)
+    torch.distributed.barrier()  # a rank that leaves early takes its last message with it
     torch.distributed.destroy_process_group()
 
 
