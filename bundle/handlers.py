@@ -57,6 +57,8 @@ class GradientClipper:
 class Checkpoints:
     """Writes `last` after every epoch and `best` where the score rose; stops a run that no longer improves; resumes.
 
+    `last` is written before a validation, too: whoever is stopped in it goes on with the validation.
+
     Args:
         run: where to write.
         info: the model's description.
@@ -103,6 +105,7 @@ class Checkpoints:
         if idist.get_world_size() > 1:
             for values in self.network.buffers():
                 values.copy_(idist.broadcast(values, src=0))
+        self._save(self.trainer, validation_due=True)
         self.together.enter_context(put_together(self.network))
 
     def _judge(self, engine: Engine) -> None:
@@ -127,7 +130,7 @@ class Checkpoints:
         if epoch == trainer.state.max_epochs and self.judged_epoch != epoch:
             self.evaluator.run(epoch)
 
-    def _save(self, trainer: Engine) -> None:
+    def _save(self, trainer: Engine, *, validation_due: bool = False) -> None:
         plain, optimizer = whole(self.network), optimizer_state(self.optimizer)
         if idist.get_rank() > 0:
             return
@@ -139,6 +142,7 @@ class Checkpoints:
             "best_score": self.best_score,
             "best_epoch": self.best_epoch,
             "validations_without_gain": self.validations_without_gain,
+            "validation_due": validation_due,
             "tracking_id": self.tracker.run_id,
         }
         state["scheduler"].pop("lr_lambdas", None)
@@ -163,6 +167,9 @@ class Checkpoints:
         trainer.state.epoch = state["epoch"]
         trainer.state.iteration = state["epoch"] * state["epoch_length"]
         logger.info("resuming %s after epoch %d", self.run.folder, state["epoch"])
+        if state.get("validation_due"):
+            self.evaluator.run(state["epoch"])
+            self._save(trainer)
 
 
 class Progress:

@@ -47,6 +47,7 @@ def write_queries(
     *,
     seed: int = 0,
     counts: QueryCounts = DEFAULT_COUNTS,
+    split: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> QueryReport:
     """Write questions into a manifest, one set a picture; earlier ones made by these rules are replaced.
@@ -58,15 +59,21 @@ def write_queries(
         dataset_dir: a folder with `manifest.jsonl`.
         seed: another seed draws other facts, places and phrasings.
         counts: how many questions of each sort.
+        split: the only one whose questions are written, "train" for more to learn from; the others keep theirs.
         progress: called with (pictures done, pictures in all).
 
     Raises:
-        DataError: no usable manifest, or a folder that cannot be written.
+        DataError: no usable manifest, no case of that split, or a folder that cannot be written.
     """
     manifest = read_manifest(dataset_dir)
+    if split and not manifest.split(split):
+        raise DataError(f"{dataset_dir}: no case of split {split!r}")
     absent = absent_targets(manifest.cases)
     cases, skipped = [], []
     for done, case in enumerate(manifest.cases, start=1):
+        if split not in (None, case.split):
+            cases.append(case)
+            continue
         others = tuple(query for query in case.queries if not (query.made_by or "").startswith(MADE_BY))
         made: tuple[Query, ...] = ()
         try:

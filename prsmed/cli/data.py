@@ -123,10 +123,15 @@ def data_queries(
     attribute: Annotated[int, typer.Option(help="Questions by what it is or does, alike.")] = 2,
     location: Annotated[int, typer.Option(help="Questions by where it lies, alike.")] = 2,
     absent: Annotated[int, typer.Option(help="Things asked for that a picture does not show.")] = 2,
+    split: Annotated[
+        str | None, typer.Option(help="Only of this split; the others keep theirs.", show_default="all")
+    ] = None,
 ) -> None:
     """Write questions and answers into a manifest, by rule: from the class table and from the masks.
 
     prsmed data queries data/samed
+
+    prsmed data queries data/samed --split train --attribute 4 --location 6 --absent 6
 
     Replaces the questions that it wrote before; those from elsewhere stay.
     """
@@ -135,7 +140,7 @@ def data_queries(
 
     with Progress(console=Console(stderr=True)) as bar:
         counts = QueryCounts(naming, attribute, location, absent)
-        report = write_queries(dataset_dir, seed=seed, counts=counts, progress=advance(bar, "reading masks"))
+        report = write_queries(dataset_dir, seed=seed, counts=counts, split=split, progress=advance(bar, "reading masks"))
     number = sum(len(case.queries) for case in report.cases)
     typer.echo(f"{number} questions on {len(report.cases)} images; see `prsmed data stats {dataset_dir}`")
     if report.unknown:

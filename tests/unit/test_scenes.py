@@ -1,5 +1,6 @@
 """Questions in a manifest: what is absent, what is replaced, and the real slices."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from prsmed.data.build import build
 from prsmed.data.manifest import Refusal, read_manifest, read_refusals, write_manifest
+from prsmed.errors import DataError
 from prsmed.scenes import absent_targets, write_queries
 from prsmed.text.classes import load_classes
 from prsmed.text.queries import QueryCounts
@@ -69,6 +71,16 @@ def test_writing_again_replaces_only_its_own_questions(folder: Path) -> None:
     assert (folder / "manifest.jsonl").read_bytes() != once
     queries = read_manifest(folder).cases[0].queries
     assert queries[0].made_by == "a reader" and len({query.id for query in queries}) == len(queries) > 5
+
+
+def test_only_one_split_is_asked_more(folder: Path) -> None:
+    cases = read_manifest(folder).cases
+    write_manifest(folder, [cases[0], replace(cases[1], split="test")], None)
+    before, more = write_queries(folder).cases, QueryCounts(attribute=4, absent=4)
+    after = write_queries(folder, counts=more, split="train").cases
+    assert len(after[0].queries) > len(before[0].queries) and after[1] == before[1] == read_manifest(folder).cases[1]
+    with pytest.raises(DataError, match="no case of split 'val'"):
+        write_queries(folder, split="val")
 
 
 def test_refusals_stay_and_unreadable_cases_are_counted(folder: Path) -> None:

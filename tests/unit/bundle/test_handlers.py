@@ -63,20 +63,31 @@ def test_a_gradient_that_is_not_finite_ends_the_run() -> None:
         clipped_norm([math.nan, 1.0])
 
 
-def run_with_scores(scores: list[float], tmp_path: Path, repository: Path, *, patience: int | None = None) -> Run:
-    """An epoch and a validation for each score; the one weight counts epochs."""
-    run = Run(str(tmp_path), "tiny", name="run")
+class OneBatch(Engine):
+    """Is run as MONAI's evaluators are."""
+
+    def run(self, global_epoch: int) -> None:
+        super().run([0])
+
+
+def run_with_scores(
+    scores: list[float], tmp_path: Path, repository: Path, *, patience: int | None = None, resume: str | None = None
+) -> Run:
+    """An epoch and a validation for each score, where not a number an error; the one weight counts epochs."""
+    run = Run(str(tmp_path), "tiny", name="run", resume=resume)
     network = torch.nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     stages = [{"name": "all", "share": 1.0, "trainable": ["*"]}]
     schedule = StagedSchedule(network, optimizer, stages=stages, max_epochs=len(scores), epoch_length=1)
-    evaluator = Engine(lambda engine, batch: None)
+    evaluator = OneBatch(lambda engine, batch: None)
     trainer = Engine(lambda engine, batch: network.weight.data.fill_(engine.state.epoch) and None)
 
     def validate(engine: Engine) -> None:
-        evaluator.run([0])
+        evaluator.run(engine.state.epoch)
 
     def score(engine: Engine) -> None:
+        if math.isnan(scores[trainer.state.epoch - 1]):
+            raise InterruptedError
         engine.state.metrics["val/selection"] = scores[trainer.state.epoch - 1]
 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, validate)
@@ -104,6 +115,16 @@ def test_best_and_last_are_kept(tmp_path: Path, repository: Path) -> None:
     state = load_training_state(run.last)
     assert (state["best_score"], state["best_epoch"], state["validations_without_gain"]) == (0.5, 2, 2)
     assert len(list(run.best.iterdir())) == 3 and len(list(run.last.iterdir())) == 4  # nothing old is left
+
+
+def test_a_validation_that_was_stopped_is_made_up_for(tmp_path: Path, repository: Path) -> None:
+    with pytest.raises(InterruptedError):
+        run_with_scores([0.1, math.nan], tmp_path, repository)
+    assert read_info(tmp_path / "run" / "last")["epoch"] == 2  # what was learned is not lost
+    run = run_with_scores([0.1, 0.5], tmp_path, repository, resume=str(tmp_path / "run"))
+    assert read_info(run.best)["epoch"] == 2 and read_info(run.best)["score"] == {"val/selection": 0.5}
+    state = load_training_state(run.last)
+    assert (state["best_score"], state["validation_due"]) == (0.5, False)
 
 
 @pytest.mark.parametrize(("patience", "last_epoch"), [(None, 6), (2, 4), (1, 3)])
