@@ -27,6 +27,8 @@ class PackedInferer(Inferer):
                 position_ids=inputs["position_ids"],
                 target_ids=inputs["target_ids"],
                 name_ids=inputs["name_ids"],
+                absent_ids=inputs["absent_ids"],
+                absent_image=inputs["absent_image"],
                 teacher_at=inputs["teacher_at"],
                 teacher_image=inputs["teacher_image"],
             )

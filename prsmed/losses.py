@@ -24,7 +24,7 @@ from prsmed.text.encode import IGNORE_ID
 TERMS = ("bce", "dice", "ce", "presence", "evidence", "zone")
 SAME_NAME = 0.999
 """Names with a cosine above it are one: equal words may differ in their last bits."""
-SEE_TERMS = ("ce", "bce", "dice", "l1", "giou", "coarse", "named", "recall", "js", "mse")
+SEE_TERMS = ("ce", "bce", "dice", "l1", "giou", "coarse", "named", "absent", "recall", "js", "mse")
 
 
 def dice_loss(prob_K1HW: torch.Tensor, label_K1HW: torch.Tensor, present_K: torch.Tensor) -> torch.Tensor:
@@ -120,7 +120,8 @@ class MediSeeLoss(WeightedTerms):
             the mask, over the image without padding; `l1` (mean over the four coordinates) and `giou` on the corners of
             the box; `js` and `mse` compare the similarity map of a question with that of its plain-label query. Where
             the network has a coarse mask, `coarse` is its BCE and Dice, `named` that of the one which the target's name
-            asks for, and `recall` says whether the question's query tells the target's name from the other names.
+            asks for, `absent` the cross-entropy of the surest cell where a name asks for what is not there, and `recall`
+            says whether the question's query tells the target's name from the other names.
 
     A term of what the network left out, because nothing there learns, does not count.
     """
@@ -148,6 +149,8 @@ class MediSeeLoss(WeightedTerms):
             if logits is not None:
                 bce_K, dice_K = _mask_losses(logits, label, valid)
                 terms[name] = mean_of_objects(bce_K + dice_K, has_mask_K)
+        if output.absent_peaks is not None:
+            terms["absent"] = mean_of_objects(F.softplus(output.absent_peaks), torch.ones_like(output.absent_peaks))
         if output.queries is not None and output.names is not None:
             recall_K = recall_losses(output.queries, output.names)
             terms["recall"] = mean_of_objects(recall_K, torch.ones_like(recall_K))

@@ -135,12 +135,13 @@ def packed_sample(
 
     Returns:
         image, geometry; `turns`, objects first to last, then the teachers; `labels` (K, h, w) and `names` of the turns
-        that point at something; `teacher_of`, for each teacher the number of its object.
+        that point at something; `absent`, the names of those that do not; `teacher_of`, for each teacher the number of its object.
     """
     turns: list[Encoded] = []
     teachers: list[Encoded] = []
     labels: list[torch.Tensor] = []
     names: list[str] = []
+    absent: list[str] = []
     teacher_of: list[int] = []
     for item, is_explained in zip(chosen, explained or [True] * len(chosen), strict=True):
         assert item.query is not None
@@ -150,6 +151,7 @@ def packed_sample(
         turn = words["encoded"]
         turns.append(turn)
         if turn.candidate_at is None:
+            absent.append(item.target.name)
             continue
         if plain_queries and item.query.kind in REASONING_KINDS:
             plain = text.encode(naming_query(item.target).question, "", points=True)
@@ -163,6 +165,7 @@ def packed_sample(
         "turns": [*turns, *teachers],
         "labels": labels,
         "names": names,
+        "absent": absent,
         "teacher_of": teacher_of,
     }
 
@@ -173,7 +176,7 @@ def collate_packed(samples: Sequence[Mapping[str, Any]], *, text: TextEncoder) -
     Returns:
         image (B, 3, H, W); label, valid (K, 1, H, W); obj_image (K,); boxes_xyxy_norm (K, 4), shares of the image;
         input_ids, position_ids, target_ids (B, T), attention_mask (B, 1, T, T); candidate_at (K, n); name_ids (K, W),
-        the targets' names; teacher_at (Kt, n), teacher_image, teacher_of (Kt,); geometry, a list of B.
+        the targets' names; absent_ids (A, W), absent_image (A,), the names of what is not there; teacher_at (Kt, n), teacher_image, teacher_of (Kt,); geometry, a list of B.
     """
     packed = pack_batch([sample["turns"] for sample in samples], text)
     turn_image, at = packed.pop("turn_image"), packed.pop("candidate_at")
@@ -184,6 +187,7 @@ def collate_packed(samples: Sequence[Mapping[str, Any]], *, text: TextEncoder) -
         [flag for sample, count in zip(samples, objects, strict=True) for flag in _flags(count, sample["teacher_of"])],
         dtype=torch.bool,
     )
+    absent = [(image, name) for image, sample in enumerate(samples) for name in sample["absent"]]
     teacher_of = [start + one for start, sample in zip(starts, samples, strict=True) for one in sample["teacher_of"]]
     return {
         **packed,
@@ -191,6 +195,8 @@ def collate_packed(samples: Sequence[Mapping[str, Any]], *, text: TextEncoder) -
         "obj_image": turn_image[~is_teacher],
         "candidate_at": at[~is_teacher],
         "name_ids": word_ids([name for sample in samples for name in sample["names"]], text.tokenizer),
+        "absent_ids": word_ids([name for _, name in absent], text.tokenizer),
+        "absent_image": torch.tensor([image for image, _ in absent], dtype=torch.long),
         "teacher_at": at[is_teacher],
         "teacher_image": turn_image[is_teacher],
         "teacher_of": torch.tensor(teacher_of, dtype=torch.long),

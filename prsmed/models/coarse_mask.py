@@ -103,3 +103,8 @@ def box_around(logits_KHW: torch.Tensor, centers_norm_KM2: torch.Tensor, inside_
     mean_K12 = (share_KM1 * centers_norm_KM2).sum(dim=1, keepdim=True)
     variance_K2 = (share_KM1 * (centers_norm_KM2 - mean_K12) ** 2).sum(dim=1)
     return torch.cat([mean_K12[:, 0], SIDE_PER_DEVIATION * (variance_K2 + 1e-5).sqrt()], dim=1)
+
+
+def peaks_of(logits_KHW: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:
+    """The logit (K,) of a coarse mask's surest cell in the image: below 0, nothing in it is like what was asked for."""
+    return logits_KHW.flatten(1).masked_fill(~inside_KM, -torch.inf).amax(dim=1)

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 
 from prsmed.geometry import Frame, cxcywh_to_xyxy
 from prsmed.models.box_head import BoxHead
-from prsmed.models.coarse_mask import CoarseMask, box_around
+from prsmed.models.coarse_mask import CoarseMask, box_around, peaks_of
 from prsmed.models.encoders import EncodedImage, SegmentationEncoder
 from prsmed.models.language import LanguageBackbone, new_cache
 from prsmed.models.prs_med import last_states, rest_frozen
@@ -43,6 +43,8 @@ class MediSeeOutput(ModelOutput):
         boxes_cxcywh: (K, 4) shares of the image; None without a box head.
         coarse_logits: (K, 1, H, W) of the coarse mask, on the same grid; None without one.
         named_logits: the same of what the targets' names ask for; None without names.
+        coarse_peaks, absent_peaks: the surest cells' logits of coarse masks, (K,) of the questions and (A,) of the
+            names of what is not there.
         queries, names: (K, E) of questions and of names, which these masks answer.
         seg_weights, box_weights: (K, n), how loud each candidate was.
         seg_states: (K, D), what the mask decoder was prompted with, before its projection.
@@ -55,6 +57,8 @@ class MediSeeOutput(ModelOutput):
     boxes_cxcywh: torch.Tensor | None = None
     coarse_logits: torch.Tensor | None = None
     named_logits: torch.Tensor | None = None
+    coarse_peaks: torch.Tensor | None = None
+    absent_peaks: torch.Tensor | None = None
     queries: torch.Tensor | None = None
     names: torch.Tensor | None = None
     seg_weights: torch.Tensor | None = None
@@ -72,8 +76,9 @@ class Seen:
     Attributes:
         mask_logits: (K, 1, H, W) on the batch's canonical grid, -inf where the model did not point at anything.
         boxes_xyxy_norm: (K, 4) shares of the image, NaN where it did not; None without a box head.
-        presence_logit: (K,) of the first candidate against the best other word; at least 0 exactly where the model
-            pointed. None in `forced` mode, in which it has no choice.
+        presence_logit: (K,) of the first candidate against the best other word; with a coarse mask, of its surest cell
+            where that is less. At least 0 exactly where the model pointed at something. None in `forced` mode, in which
+            it has no choice.
         ids: (K, L) the answer after the candidates; None where no words were asked for.
     """
 
@@ -86,13 +91,15 @@ class Seen:
 @dataclass
 class Pointed:
     """What the heads make of K objects' candidates; names as in `MediSeeOutput`, `text_embeds` (K, 1, width),
-    `queries`, `coarse_logits` (K, h, w) and `coarse_embeds` (K, width, h, w) of the coarse mask on the map."""
+    `queries`, `coarse_logits` (K, h, w), `coarse_peaks` (K,) and `coarse_embeds` (K, width, h, w) of the coarse mask
+    on the map."""
 
     seg_states: torch.Tensor
     seg_weights: torch.Tensor
     text_embeds: torch.Tensor
     queries: torch.Tensor | None
     coarse_logits: torch.Tensor | None
+    coarse_peaks: torch.Tensor | None
     coarse_embeds: torch.Tensor | None
     boxes_cxcywh: torch.Tensor | None
     box_weights: torch.Tensor | None
@@ -138,20 +145,20 @@ class Heads(nn.Module):
         canonical_hw_px: Sequence[tuple[int, int]],
     ) -> Pointed:
         seg_states, seg_weights = self.seg_router(candidates_KND)
-        queries = coarse_logits = coarse_embeds = first_cxcywh = boxes_cxcywh = box_weights = None
+        queries = coarse_logits = peaks = coarse_embeds = first_cxcywh = boxes_cxcywh = box_weights = None
         if self.coarse is not None and cells is not None:
             queries = self.coarse.query(seg_states)
             coarse_logits = self.coarse(queries, cells, obj_image)
             centers_KM2 = frame.patch_centers_norm(cells.shape[-1], canonical_hw_px).to(cells)[obj_image]
             inside_KM = (centers_KM2 < 1).all(dim=2)
-            coarse_embeds = self.coarse.embed(coarse_logits, inside_KM)
+            peaks, coarse_embeds = peaks_of(coarse_logits, inside_KM), self.coarse.embed(coarse_logits, inside_KM)
             first_cxcywh = box_around(coarse_logits, centers_KM2, inside_KM)
         if self.box_head is not None and self.box_router is not None:
             box_states, box_weights = self.box_router(candidates_KND)
             boxes_cxcywh = self.box_head(box_states, first_cxcywh)
         text_embeds = self.project(seg_states)[:, None]
         return Pointed(
-            seg_states, seg_weights, text_embeds, queries, coarse_logits, coarse_embeds, boxes_cxcywh, box_weights
+            seg_states, seg_weights, text_embeds, queries, coarse_logits, peaks, coarse_embeds, boxes_cxcywh, box_weights
         )
 
 
@@ -246,6 +253,8 @@ class MediSee(nn.Module):
         position_ids: torch.Tensor | None = None,
         target_ids: torch.Tensor | None = None,
         name_ids: torch.Tensor | None = None,
+        absent_ids: torch.Tensor | None = None,
+        absent_image: torch.Tensor | None = None,
         teacher_at: torch.Tensor | None = None,
         teacher_image: torch.Tensor | None = None,
         encoded: Looked | None = None,
@@ -260,15 +269,19 @@ class MediSee(nn.Module):
             candidate_at: (K, n) positions of the states that predict an object's candidates.
             obj_image: (K,) the image, and so the sequence, of each object.
             name_ids: (K, W) words of the targets' names, negative behind the shorter ones; for the coarse mask.
+            absent_ids, absent_image: (A, W), (A,) the same of what is not there, and in which image it is not.
             teacher_at, teacher_image: the same for plain-label queries, which give states only.
             encoded: what `encode_image` gave for these images.
         """
         looked, common_hw_px = encoded or self.encode_image(image_BCHW, canonical_hw_px), _hw_px(image_BCHW)
         named = MediSeeOutput()
-        if self.heads.coarse is not None and looked.cells is not None and name_ids is not None:
-            with full_precision(looked.cells):
-                named.names = self.heads.coarse.named(self.language.embed_words(name_ids))
-                logits_KHW = self.heads.coarse(named.names, looked.cells, obj_image)
+        if looked.cells is not None and name_ids is not None:
+            named.names, logits_KHW = self._named(name_ids, looked.cells, obj_image)
+            if absent_ids is not None and absent_image is not None:
+                _, absent_KHW = self._named(absent_ids, looked.cells, absent_image)
+                centers_BM2 = self.encoder.frame.patch_centers_norm(looked.cells.shape[-1], canonical_hw_px)
+                inside_KM = (centers_BM2 < 1).all(dim=2).to(absent_image.device)[absent_image]
+                named.absent_peaks = peaks_of(absent_KHW, inside_KM)
             hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
             named.named_logits = self.encoder.frame.leave(logits_KHW[:, None], hw_px, common_hw_px)
             if self.training and not _learn(self._readers_of_words()):
@@ -278,6 +291,7 @@ class MediSee(nn.Module):
             looked, hidden_BTD[obj_image[:, None], candidate_at], obj_image, canonical_hw_px, common_hw_px
         )
         output.names, output.named_logits = named.names, named.named_logits
+        output.absent_peaks = named.absent_peaks
         if target_ids is not None:
             predicts = F.pad(target_ids[:, 1:] >= 0, (0, 1))
             output.text_logits = self.language.logits(hidden_BTD[predicts])
@@ -285,6 +299,15 @@ class MediSee(nn.Module):
         if teacher_at is not None and teacher_image is not None:
             output.teacher_states = self._fused(hidden_BTD[teacher_image[:, None], teacher_at])
         return output
+
+    def _named(
+        self, name_ids: torch.Tensor, cells: torch.Tensor, image_K: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What names ask for: queries (K, E), and logits (K, h, w) of their coarse masks."""
+        assert self.heads.coarse is not None
+        with full_precision(cells):
+            names_KE = self.heads.coarse.named(self.language.embed_words(name_ids))
+            return names_KE, self.heads.coarse(names_KE, cells, image_K)
 
     def _readers_of_words(self) -> list[nn.Parameter]:
         """All that learns from questions; the encoder and what is left of the coarse mask can learn from names."""
@@ -317,6 +340,7 @@ class MediSee(nn.Module):
             box_weights=pointed.box_weights,
             seg_states=pointed.seg_states,
             queries=pointed.queries,
+            coarse_peaks=pointed.coarse_peaks,
         )
         if self.heads.coarse is not None and pointed.coarse_logits is not None:
             output.coarse_logits = frame.leave(pointed.coarse_logits[:, None], hw_px, common_hw_px)
@@ -369,10 +393,14 @@ class MediSee(nn.Module):
         boxes = torch.full((objects, 4), torch.nan, device=input_ids.device)
         if found_K.any():
             output = self.point(looked, states_KND[found_K], obj_image[found_K], canonical_hw_px, hw_px)
+            if presence_logit is not None and output.coarse_peaks is not None:
+                presence_logit[found_K] = presence_logit[found_K].minimum(output.coarse_peaks)
+            shown_K = torch.ones_like(found_K) if presence_logit is None else presence_logit >= 0
+            of_found_K = shown_K[found_K]
             assert output.mask_logits is not None
-            mask_logits[found_K] = output.mask_logits
+            mask_logits[found_K & shown_K] = output.mask_logits[of_found_K]
             if output.boxes_cxcywh is not None:
-                boxes[found_K] = cxcywh_to_xyxy(output.boxes_cxcywh)
+                boxes[found_K & shown_K] = cxcywh_to_xyxy(output.boxes_cxcywh)[of_found_K]
         return Seen(mask_logits, boxes if self.heads.box_head is not None else None, presence_logit, ids)
 
     def _forced(
