@@ -85,8 +85,7 @@ def passed(
     turns: list[list[Encoded]],
     image: torch.Tensor,
     hw_px: list[tuple[int, int]],
-    *,
-    name_ids: torch.Tensor | None = None,
+    **more: torch.Tensor,
 ):
     """The network's output for packed turns of several images."""
     batch = pack_batch(turns, text)
@@ -99,7 +98,7 @@ def passed(
         obj_image=batch["turn_image"],
         position_ids=batch["position_ids"],
         target_ids=batch["target_ids"],
-        name_ids=name_ids,
+        **more,
     )
 
 

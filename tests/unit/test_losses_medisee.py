@@ -77,6 +77,16 @@ def test_recall_tells_the_own_name_from_the_others():
     assert len(recall_losses(queries[:0], names[:0])) == 0
 
 
+def test_what_is_not_there_should_light_up_no_cell():
+    peaks = torch.tensor([0.0, -3.0]).requires_grad_(True)
+    batch = {"label": torch.zeros(0, 1, 2, 2), "valid": torch.zeros(0, 1, 2, 2), "target_ids": torch.zeros(1, 2).long()}
+    loss = MediSeeLoss({"absent": 1.0})(MediSeeOutput(absent_peaks=peaks), batch)
+    assert loss.item() == pytest.approx((0.693147 + 0.048587) / 2, abs=1e-5)
+    loss.backward()
+    assert (peaks.grad > 0).all()
+    assert MediSeeLoss({"absent": 1.0})(MediSeeOutput(absent_peaks=peaks[:0]), batch) == 0
+
+
 def test_an_object_without_a_box_or_a_mask_does_not_count():
     unknown = torch.full_like(TRUE_BOXES, torch.nan)
     partly = torch.stack([TRUE_BOXES[0], unknown[1]])

@@ -111,6 +111,8 @@ def test_a_packed_batch_holds_objects_boxes_and_teachers(manifest, items, prepro
     third = _packed(manifest, items, preprocessing, text, ("q2",), plain_queries=True)
     batch = collate_packed([first, second, third], text=text)
     assert batch["obj_image"].tolist() == [0, 0, 2] and batch["label"].shape[:2] == (3, 1)
+    names = [text.decode(row[row >= 0]).strip() for row in batch["absent_ids"]]
+    assert batch["absent_image"].tolist() == [1] * len(absent) and names == [item.target.name for item in absent]
     # The teachers of the spleen of the first picture, and of the liver of the third.
     assert batch["teacher_image"].tolist() == [0, 2] and batch["teacher_of"].tolist() == [1, 2]
     for image, at in [

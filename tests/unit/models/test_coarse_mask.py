@@ -8,7 +8,7 @@ import torch
 from prsmed.geometry import Frame
 from prsmed.losses import MediSeeLoss
 from prsmed.models.box_head import BoxHead
-from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around
+from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around, peaks_of
 from prsmed.text.encode import word_ids
 from tests.unit.small_medisee import HW, gradient, loss_batch, passed, small_medisee, small_text, turns_of, two_pictures
 
@@ -47,8 +47,9 @@ def _trained(network, text, image, learning, name_ids):
     label[..., 8:20, 8:20] = 1
     batch, network = loss_batch(turns, label), network.train()
     network.zero_grad()
-    output = passed(network, text, [turns], image[:1], HW[:1], name_ids=name_ids)
-    loss = MediSeeLoss(dict.fromkeys(("ce", "bce", "dice", "l1", "giou", "coarse", "named", "recall"), 1.0))
+    absent = {"absent_ids": word_ids(["spleen"], text.tokenizer), "absent_image": torch.tensor([0])}
+    output = passed(network, text, [turns], image[:1], HW[:1], name_ids=name_ids, **absent)
+    loss = MediSeeLoss(dict.fromkeys(("ce", "bce", "dice", "l1", "giou", "coarse", "named", "absent", "recall"), 1.0))
     loss(output, batch).backward()
     return set(loss.terms)
 
@@ -59,13 +60,14 @@ def test_what_nothing_reads_does_not_run_while_training(text, image):
     monitored = Mock(wraps=network.language.forward)
     network.language.forward = monitored
     see = tuple(f"heads.coarse.{part}" for part in ("context", "cells", "named", "bias", "log_sharpness"))
-    assert _trained(network, text, image, see, names) == {"named"} and not monitored.called
+    assert _trained(network, text, image, see, names) == {"named", "absent"} and not monitored.called
     assert network.heads.coarse.cells[0].weight.grad.abs().sum() > 0
     words = ("language.", "heads.seg_router", "heads.box_", "heads.coarse.query")
-    assert _trained(network, text, image, words, names) == {"ce", "l1", "giou", "coarse", "named", "recall"}
+    by_name = {"coarse", "named", "absent", "recall"}
+    assert _trained(network, text, image, words, names) == {"ce", "l1", "giou"} | by_name
     assert network.heads.coarse.query[1].weight.grad.abs().sum() > 0
     every = {"ce", "bce", "dice", "l1", "giou"}
-    assert _trained(network, text, image, ("prompting.decoder.",), names) == every | {"coarse", "named", "recall"}
+    assert _trained(network, text, image, ("prompting.decoder.",), names) == every | by_name
     paper = small_medisee()
     assert _trained(paper, text, image, ("heads.box_",), names) == every
 
@@ -83,6 +85,47 @@ def test_a_query_learns_from_its_name_and_not_the_name_from_it(text, image):
         other = passed(network, text, [turns], image[:1], HW[:1], name_ids=names)
     assert (other.named_logits - output.named_logits).abs().max() > 1e-3
     torch.testing.assert_close(other.coarse_logits, output.coarse_logits.detach())
+
+
+def test_the_name_of_what_is_not_there_asks_the_cells_of_its_image(text, image):
+    network = small_medisee(coarse_width=16)
+    turns, names = turns_of(text, "show the liver", "show the spleen"), ["liver", "spleen"]
+    with torch.no_grad():
+        arguments = (network, text, [turns[:1], turns[1:]], image, HW)
+        absent = {"absent_ids": word_ids(names, text.tokenizer), "absent_image": torch.tensor([0, 1])}
+        output = passed(*arguments, name_ids=word_ids(names, text.tokenizer), **absent)
+        frame, side = network.encoder.frame, network.encode_image(image, HW).cells.shape[-1]
+        inside = (frame.patch_centers_norm(side, HW) < 1).all(dim=2)
+    assert not inside[1].all()
+    # the same names about the same images: their masks hold the peaks
+    for peak, logits, (height, width) in zip(output.absent_peaks, output.named_logits, HW, strict=True):
+        assert float(logits[0, :height, :width].amax()) == pytest.approx(float(peak), abs=0.2)
+
+
+def test_a_peak_in_the_padding_is_none():
+    logits = torch.tensor([[[0.5, 9.0], [-1.0, 9.0]]])
+    inside = torch.tensor([[True, False, True, False]])
+    assert peaks_of(logits, inside).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(("bias", "points"), [(60.0, True), (-60.0, False)])
+def test_what_lights_up_no_cell_is_not_shown(text, image, bias, points):
+    network = small_medisee(coarse_width=16)
+    network.heads.coarse.bias.data.fill_(bias)
+    ids = text.encode("show the liver").input_ids[None]
+    said = torch.tensor([[*network.candidate_ids, 5]])
+    hidden = torch.randn(1, 3, network.language.hidden_width)
+    logits = torch.zeros(1, len(text.tokenizer) + 2)
+    logits[0, network.candidate_ids[0]] = 7.0
+    network.language.generate = Mock(return_value=Mock(ids=said, hidden=hidden))
+    network.language.logits = Mock(return_value=logits)
+    ask = {"obj_image": torch.tensor([0]), "end_id": text.end_id, "max_new_tokens": 1}
+    seen = network.ask(image[:1], HW[:1], ids, torch.ones_like(ids), **ask)
+    assert (seen.presence_logit >= 0).tolist() == [points] == seen.mask_logits.isfinite().all(dim=(1, 2, 3)).tolist()
+    assert seen.boxes_xyxy_norm.isfinite().all() == points and float(seen.presence_logit) <= 7.0
+    network.mode = "forced"
+    forced = network.ask(image[:1], HW[:1], ids, torch.ones_like(ids), **{**ask, "max_new_tokens": 0})
+    assert forced.presence_logit is None and forced.mask_logits.isfinite().all()
 
 
 def test_states_are_standardised_by_the_batch_and_one_alone_by_what_was_seen():
