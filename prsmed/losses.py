@@ -150,7 +150,9 @@ class MediSeeLoss(WeightedTerms):
                 bce_K, dice_K = _mask_losses(logits, label, valid)
                 terms[name] = mean_of_objects(bce_K + dice_K, has_mask_K)
         if output.absent_peaks is not None:
-            terms["absent"] = mean_of_objects(F.softplus(output.absent_peaks), torch.ones_like(output.absent_peaks))
+            # Of all that is asked for: the few that are not there must not keep the rest from lighting up.
+            lit_N = F.pad(F.softplus(output.absent_peaks), (0, len(label)))
+            terms["absent"] = mean_of_objects(lit_N, torch.ones_like(lit_N))
         if output.queries is not None and output.names is not None:
             recall_K = recall_losses(output.queries, output.names)
             terms["recall"] = mean_of_objects(recall_K, torch.ones_like(recall_K))

@@ -84,6 +84,8 @@ def test_what_is_not_there_should_light_up_no_cell():
     assert loss.item() == pytest.approx((0.693147 + 0.048587) / 2, abs=1e-5)
     loss.backward()
     assert (peaks.grad > 0).all()
+    present = {**batch, "label": torch.zeros(2, 1, 2, 2), "valid": torch.zeros(2, 1, 2, 2)}
+    assert MediSeeLoss({"absent": 1.0})(MediSeeOutput(absent_peaks=peaks), present) == pytest.approx(loss.item() / 2)
     assert MediSeeLoss({"absent": 1.0})(MediSeeOutput(absent_peaks=peaks[:0]), batch) == 0
 
 
