@@ -17,8 +17,9 @@ import torch
 
 from prsmed.data.predictions import to_soft
 from prsmed.geometry import Geometry, PatientAxes, mask_to_box
+from prsmed.models.language import ReadPrefix
 from prsmed.models.medisee import MediSee
-from prsmed.models.prs_med import PRSMed, ReadPrefix
+from prsmed.models.prs_med import PRSMed
 from prsmed.samples import findings_of
 from prsmed.text.encode import TextEncoder
 from prsmed.text.findings import components, default_min_area_px
@@ -63,11 +64,11 @@ def answer_batch(
     """Masks, presence and sentences for a batch of questions (`input_ids` without answers), in evaluation mode.
 
     Args:
-        encoded, prefix: what `encode_image` and `read_prefix` gave for these images.
+        encoded, prefix: what `encode_image` and `language.read_prefix` gave for these images.
         words: False leaves the sentences out, which take most of the time.
     """
     if isinstance(network, MediSee):
-        return _see_batch(network, batch, text, encoded=encoded, words=words)
+        return _see_batch(network, batch, text, encoded=encoded, prefix=prefix, words=words)
     started = time.perf_counter()
     output = network(
         batch["image"],
@@ -93,7 +94,13 @@ def answer_batch(
 
 
 def _see_batch(
-    network: MediSee, batch: Mapping[str, Any], text: TextEncoder, *, encoded: Any, words: bool
+    network: MediSee,
+    batch: Mapping[str, Any],
+    text: TextEncoder,
+    *,
+    encoded: Any,
+    prefix: ReadPrefix | None,
+    words: bool,
 ) -> RawAnswers:
     """As `answer_batch`. A picture that several rows ask about is encoded once.
 
@@ -112,6 +119,7 @@ def _see_batch(
         end_id=text.end_id,
         max_new_tokens=MAX_NEW_TOKENS if words else 0,
         encoded=encoded,
+        prefix=prefix,
     )
     mask_prob = seen.mask_logits.float().sigmoid()
     presence_prob = mask_prob.flatten(1).amax(dim=1) if seen.presence_logit is None else seen.presence_logit.sigmoid()

@@ -120,8 +120,8 @@ class MediSeeLoss(WeightedTerms):
             the mask, over the image without padding; `l1` (mean over the four coordinates) and `giou` on the corners of
             the box; `js` and `mse` compare the similarity map of a question with that of its plain-label query. Where
             the network has a coarse mask, `coarse` is its BCE and Dice, `named` that of the one which the target's name
-            asks for, `absent` the cross-entropy of the surest cell where a name asks for what is not there, and `recall`
-            says whether the question's query tells the target's name from the other names.
+            asks for, `absent` the cross-entropy of the surest cell where a name asks for what is not there,
+            and `recall` says whether the question's query tells the target's name from the other names.
 
     A term of what the network left out, because nothing there learns, does not count.
     """

@@ -135,7 +135,8 @@ def packed_sample(
 
     Returns:
         image, geometry; `turns`, objects first to last, then the teachers; `labels` (K, h, w) and `names` of the turns
-        that point at something; `absent`, the names of those that do not; `teacher_of`, for each teacher the number of its object.
+        that point at something; `absent`, the names of those that do not; `teacher_of`, for each teacher the number of
+        its object.
     """
     turns: list[Encoded] = []
     teachers: list[Encoded] = []
@@ -176,7 +177,8 @@ def collate_packed(samples: Sequence[Mapping[str, Any]], *, text: TextEncoder) -
     Returns:
         image (B, 3, H, W); label, valid (K, 1, H, W); obj_image (K,); boxes_xyxy_norm (K, 4), shares of the image;
         input_ids, position_ids, target_ids (B, T), attention_mask (B, 1, T, T); candidate_at (K, n); name_ids (K, W),
-        the targets' names; absent_ids (A, W), absent_image (A,), the names of what is not there; teacher_at (Kt, n), teacher_image, teacher_of (Kt,); geometry, a list of B.
+        the targets' names; absent_ids (A, W), absent_image (A,), the names of what is not there; teacher_at (Kt, n),
+        teacher_image, teacher_of (Kt,); geometry, a list of B.
     """
     packed = pack_batch([sample["turns"] for sample in samples], text)
     turn_image, at = packed.pop("turn_image"), packed.pop("candidate_at")

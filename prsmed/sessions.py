@@ -27,7 +27,6 @@ from prsmed.data.writers.answer import write_answer, write_dicom, write_volume
 from prsmed.errors import RequestError
 from prsmed.geometry import Geometry, mask_to_box
 from prsmed.loaded import LoadedModel
-from prsmed.models.prs_med import PRSMed
 from prsmed.samples import findings_of
 from prsmed.text.grammar import is_plural
 from prsmed.text.patient import SIDE_UNANSWERABLE, expects_side, on_side, side_asked
@@ -74,9 +73,7 @@ class Session:
             self._encoded = model.network.encode_image(self._image_BCHW, [self.geometry.canonical_hw_px])
         encoded = time.perf_counter()
         prefix_ids = model.text.prefix_ids[None].to(model.device)
-        self._prefix = (
-            model.network.read_prefix(prefix_ids, self._encoded[1]) if isinstance(model.network, PRSMed) else None
-        )
+        self._prefix = model.network.language.read_prefix(prefix_ids, self._encoded[1])
         self.timings_s = {"encode": encoded - started, "prefill": time.perf_counter() - encoded}
 
     @property

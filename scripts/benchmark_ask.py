@@ -66,7 +66,7 @@ def make_variants(model: str, goal: str) -> dict[str, Callable[[], Any]]:
 
     with torch.no_grad():
         encoded = network.encode_image(image, hw_px)
-    known = {"encoded": encoded, "prefix": network.read_prefix(text.prefix_ids[None], encoded[1])}
+    known = {"encoded": encoded, "prefix": network.language.read_prefix(text.prefix_ids[None], encoded[1])}
     first, second = (forward, partial(forward, **known)) if goal == "mask" else (ours, partial(ours, **known))
     variants = {"ours": first, "ours, second question": second, "generate, then forward again": released}
     return variants if goal == "mask" else {**variants, "plain transformers generate": generate}

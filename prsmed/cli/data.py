@@ -140,7 +140,9 @@ def data_queries(
 
     with Progress(console=Console(stderr=True)) as bar:
         counts = QueryCounts(naming, attribute, location, absent)
-        report = write_queries(dataset_dir, seed=seed, counts=counts, split=split, progress=advance(bar, "reading masks"))
+        report = write_queries(
+            dataset_dir, seed=seed, counts=counts, split=split, progress=advance(bar, "reading masks")
+        )
     number = sum(len(case.queries) for case in report.cases)
     typer.echo(f"{number} questions on {len(report.cases)} images; see `prsmed data stats {dataset_dir}`")
     if report.unknown:

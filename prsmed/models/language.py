@@ -7,6 +7,7 @@ multimodal wrappers are not used (they cannot run on the meta device and mis-ind
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,25 @@ class Generated:
 
     ids: torch.Tensor
     hidden: torch.Tensor
+
+
+@dataclass
+class ReadPrefix:
+    """What the language model made of the tokens before the question: the same for every question about an image.
+
+    Attributes:
+        hidden_BPD: their last hidden states.
+        cache: their keys and values.
+    """
+
+    hidden_BPD: torch.Tensor
+    cache: Cache
+
+    def cache_of(self, obj_image: torch.Tensor) -> Cache:
+        """A cache of its own for K questions, each about the image `obj_image` (K,) names."""
+        cache = deepcopy(self.cache)
+        cache.batch_select_indices(obj_image)
+        return cache
 
 
 class LanguageBackbone(nn.Module):
@@ -67,6 +87,12 @@ class LanguageBackbone(nn.Module):
         `attention_mask` is (K, T), or bool (K, 1, T, T) where not every earlier token is seen.
         """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def read_prefix(self, prefix_ids: torch.Tensor, image_embeds: torch.Tensor) -> ReadPrefix:
+        """Read the tokens (B, P) before every question of images, their embeddings (B, N, D) among them."""
+        hidden_BPD, cache = self(prefix_ids, image_embeds, torch.ones_like(prefix_ids), cache=new_cache())
+        return ReadPrefix(hidden_BPD, cache)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits (..., vocabulary) of chosen hidden states (..., D)."""

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import Cache
 from transformers.utils import ModelOutput
 
-from prsmed.geometry import Frame, cxcywh_to_xyxy
-from prsmed.models.box_head import BoxHead
-from prsmed.models.coarse_mask import CoarseMask, box_around, peaks_of
+from prsmed.geometry import cxcywh_to_xyxy
+from prsmed.models.coarse_mask import peaks_of
 from prsmed.models.encoders import EncodedImage, SegmentationEncoder
-from prsmed.models.language import LanguageBackbone, new_cache
+from prsmed.models.heads import Heads
+from prsmed.models.language import LanguageBackbone, ReadPrefix
 from prsmed.models.prs_med import last_states, rest_frozen
-from prsmed.models.routers import CandidateRouter
 from prsmed.models.sam import SamPrompting, full_precision
 from prsmed.text.encode import IMAGE_ID
 
@@ -86,80 +86,6 @@ class Seen:
     boxes_xyxy_norm: torch.Tensor | None
     presence_logit: torch.Tensor | None
     ids: torch.Tensor | None
-
-
-@dataclass
-class Pointed:
-    """What the heads make of K objects' candidates; names as in `MediSeeOutput`, `text_embeds` (K, 1, width),
-    `queries`, `coarse_logits` (K, h, w), `coarse_peaks` (K,) and `coarse_embeds` (K, width, h, w) of the coarse mask
-    on the map."""
-
-    seg_states: torch.Tensor
-    seg_weights: torch.Tensor
-    text_embeds: torch.Tensor
-    queries: torch.Tensor | None
-    coarse_logits: torch.Tensor | None
-    coarse_peaks: torch.Tensor | None
-    coarse_embeds: torch.Tensor | None
-    boxes_cxcywh: torch.Tensor | None
-    box_weights: torch.Tensor | None
-
-
-class Heads(nn.Module):
-    """From an object's candidate states to a prompt in words of SAM and a box (MediSee, equations 2 and 3).
-
-    Args:
-        width, prompt_width: of the states, and of the prompt.
-        candidates, gate, router_width, box_width, text_width, box_head, coarse_width: as of `MediSee`.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        prompt_width: int,
-        *,
-        candidates: int,
-        gate: str,
-        router_width: int,
-        box_width: int,
-        text_width: int | None,
-        box_head: bool,
-        coarse_width: int,
-    ):
-        super().__init__()
-        hidden = text_width or width
-        self.seg_router = CandidateRouter(width, candidates, hidden=router_width, gate=gate, pick=0)
-        self.project = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, prompt_width))
-        self.coarse = CoarseMask(prompt_width, width, hidden=coarse_width) if coarse_width else None
-        self.box_router = self.box_head = None
-        if box_head:
-            self.box_router = CandidateRouter(width, candidates, hidden=router_width, gate=gate, pick=candidates - 1)
-            self.box_head = BoxHead(width, hidden=box_width)
-
-    def forward(
-        self,
-        candidates_KND: torch.Tensor,
-        cells: torch.Tensor | None,
-        obj_image: torch.Tensor,
-        frame: Frame,
-        canonical_hw_px: Sequence[tuple[int, int]],
-    ) -> Pointed:
-        seg_states, seg_weights = self.seg_router(candidates_KND)
-        queries = coarse_logits = peaks = coarse_embeds = first_cxcywh = boxes_cxcywh = box_weights = None
-        if self.coarse is not None and cells is not None:
-            queries = self.coarse.query(seg_states)
-            coarse_logits = self.coarse(queries, cells, obj_image)
-            centers_KM2 = frame.patch_centers_norm(cells.shape[-1], canonical_hw_px).to(cells)[obj_image]
-            inside_KM = (centers_KM2 < 1).all(dim=2)
-            peaks, coarse_embeds = peaks_of(coarse_logits, inside_KM), self.coarse.embed(coarse_logits, inside_KM)
-            first_cxcywh = box_around(coarse_logits, centers_KM2, inside_KM)
-        if self.box_head is not None and self.box_router is not None:
-            box_states, box_weights = self.box_router(candidates_KND)
-            boxes_cxcywh = self.box_head(box_states, first_cxcywh)
-        text_embeds = self.project(seg_states)[:, None]
-        return Pointed(
-            seg_states, seg_weights, text_embeds, queries, coarse_logits, peaks, coarse_embeds, boxes_cxcywh, box_weights
-        )
 
 
 class Looked(NamedTuple):
@@ -375,19 +301,25 @@ class MediSee(nn.Module):
         end_id: int,
         max_new_tokens: int,
         encoded: Looked | None = None,
+        prefix: ReadPrefix | None = None,
     ) -> Seen:
-        """Answer K questions, one row each, by `mode`.
+        """Answer K questions, one row each, by `mode`. What stands before the questions is read once an image.
 
         Args:
             input_ids, attention_mask: (K, T) of questions without answers, padded on the right.
             obj_image: (K,) which image each asks about.
             max_new_tokens: of the words after the candidates; 0: no words.
+            encoded, prefix: what `encode_image` and `language.read_prefix` gave for these images.
         """
         looked = encoded or self.encode_image(image_BCHW, canonical_hw_px)
+        if prefix is None:
+            shared = int((input_ids[0] == IMAGE_ID).nonzero()[-1]) + 1
+            prefix_ids = input_ids[:1, :shared].expand(len(looked.image_embeds), -1)
+            prefix = self.language.read_prefix(prefix_ids, looked.image_embeds)
         see = self._forced if self.mode == "forced" else self._free
-        states_KND, found_K, presence_logit, ids = see(
-            input_ids, looked.image_embeds[obj_image], attention_mask, end_id, max_new_tokens
-        )
+        rest_ids = input_ids[:, prefix.hidden_BPD.shape[1] :]
+        cache = prefix.cache_of(obj_image)
+        states_KND, found_K, presence_logit, ids = see(rest_ids, cache, attention_mask, end_id, max_new_tokens)
         hw_px, objects = _hw_px(image_BCHW), len(input_ids)
         mask_logits = torch.full((objects, 1, *hw_px), -torch.inf, device=input_ids.device)
         boxes = torch.full((objects, 4), torch.nan, device=input_ids.device)
@@ -404,31 +336,29 @@ class MediSee(nn.Module):
         return Seen(mask_logits, boxes if self.heads.box_head is not None else None, presence_logit, ids)
 
     def _forced(
-        self, input_ids: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor, end_id: int, max_new_tokens: int
+        self, rest_ids: torch.Tensor, cache: Cache, mask: torch.Tensor, end_id: int, max_new_tokens: int
     ) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor | None]:
-        count = len(self.candidate_ids)
-        rows_K1 = torch.arange(len(input_ids), device=input_ids.device)[:, None]
+        count, read = len(self.candidate_ids), mask.shape[1] - rest_ids.shape[1]
+        rows_K1 = torch.arange(len(rest_ids), device=rest_ids.device)[:, None]
         # Each row's candidates follow its own end, so the sequence is exactly the one of training.
         at_KN = mask.sum(dim=1, keepdim=True) + torch.arange(count, device=mask.device)
-        ids, mask = F.pad(input_ids, (0, count)), F.pad(mask, (0, count))
-        ids[rows_K1, at_KN] = torch.tensor(self.candidate_ids, device=ids.device)
+        ids, mask = F.pad(rest_ids, (0, count)), F.pad(mask, (0, count))
+        ids[rows_K1, at_KN - read] = torch.tensor(self.candidate_ids, device=ids.device)
         mask[rows_K1, at_KN] = True
-        cache = new_cache() if max_new_tokens else None
-        hidden_KTD, cache = self.language(ids, embeds, mask, cache=cache)
+        hidden_KTD, _ = self.language(ids, None, mask, cache=cache)
         words = None
-        if cache is not None:
-            last_KD = last_states(hidden_KTD, mask.bool())
+        if max_new_tokens:
+            last_KD = last_states(hidden_KTD, mask[:, read:].bool())
             words = self.language.generate(cache, last_KD, mask, max_new_tokens=max_new_tokens, end_id=end_id).ids
         found_K = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-        return hidden_KTD[rows_K1, at_KN - 1], found_K, None, words
+        return hidden_KTD[rows_K1, at_KN - read - 1], found_K, None, words
 
     def _free(
-        self, input_ids: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor, end_id: int, max_new_tokens: int
+        self, rest_ids: torch.Tensor, cache: Cache, mask: torch.Tensor, end_id: int, max_new_tokens: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
         count = len(self.candidate_ids)
-        hidden_KTD, cache = self.language(input_ids, embeds, mask, cache=new_cache())
-        assert cache is not None
-        last_KD = last_states(hidden_KTD, mask.bool())
+        hidden_KTD, _ = self.language(rest_ids, None, mask, cache=cache)
+        last_KD = last_states(hidden_KTD, mask[:, -rest_ids.shape[1] :].bool())
         said = self.language.generate(cache, last_KD, mask, max_new_tokens=count + max_new_tokens, end_id=end_id)
         found_K = (said.ids[:, :count] == said.ids.new_tensor(self.candidate_ids)[: said.ids.shape[1]]).all(dim=1)
         found_K &= said.ids.shape[1] >= count

@@ -7,7 +7,6 @@ answer: the mask never learns from words it will not have at inference (docs/dec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +20,7 @@ from prsmed.geometry import from_center
 from prsmed.models.encoders import EncodedImage, SegmentationEncoder
 from prsmed.models.evidence import Evidence, EvidenceHead, EvidenceSummary, WordedSummary
 from prsmed.models.fusion import CrossAttentionFusion
-from prsmed.models.language import Generated, LanguageBackbone, new_cache
+from prsmed.models.language import Generated, LanguageBackbone, ReadPrefix, new_cache
 from prsmed.models.mask_decoder import MaskDecoder
 from prsmed.types import TARGET_KINDS
 
@@ -47,19 +46,6 @@ class PRSMedOutput(ModelOutput):
     prompt_states: torch.Tensor | None = None
     text_logits: torch.Tensor | None = None
     cache: Cache | None = None
-
-
-@dataclass
-class ReadPrefix:
-    """What the language model made of the tokens before the question: the same for every question about an image.
-
-    Attributes:
-        hidden_BPD: their last hidden states.
-        cache: their keys and values.
-    """
-
-    hidden_BPD: torch.Tensor
-    cache: Cache
 
 
 class PRSMed(nn.Module):
@@ -197,7 +183,8 @@ class PRSMed(nn.Module):
             target_ids: (K, T), answer ids where they stand in `input_ids`, IGNORE_ID elsewhere.
             encoded: what `encode_image` gave for these images, to ask again without encoding again.
             windows_xyxy_norm: (B, 4) the part of each image that is looked at, see `prsmed.windows`; None: all of it.
-            prefix: what `read_prefix` gave for them; `input_ids` must start with the same tokens. It stays as it is.
+            prefix: what `language.read_prefix` gave for them; `input_ids` must start with the same tokens. It stays as
+                it is.
             keep_cache: fill a cache, to continue with `continue_text`.
         """
         encoded = encoded or self.encode_image(image_BCHW, canonical_hw_px, windows_xyxy_norm)
@@ -210,8 +197,8 @@ class PRSMed(nn.Module):
             hidden_KTD, cache = self.language(input_ids, image_embeds[obj_image], attention_mask, cache=cache)
         else:
             rest = input_ids[:, prefix.hidden_BPD.shape[1] :]
-            rest_KTD, cache = self.language(rest, None, attention_mask, cache=deepcopy(prefix.cache))
-            hidden_KTD = torch.cat([prefix.hidden_BPD, rest_KTD], dim=1)
+            rest_KTD, cache = self.language(rest, None, attention_mask, cache=prefix.cache_of(obj_image))
+            hidden_KTD = torch.cat([prefix.hidden_BPD[obj_image], rest_KTD], dim=1)
         maps = maps.select(obj_image)
         last_prompt = last_states(hidden_KTD, prompt_mask)
         if self.seg_token:
@@ -236,13 +223,6 @@ class PRSMed(nn.Module):
             text_logits=text_logits,
             cache=cache,
         )
-
-    @torch.no_grad()
-    def read_prefix(self, prefix_ids: torch.Tensor, image_embeds: torch.Tensor) -> ReadPrefix:
-        """Read the tokens (B, P) before every question of images, their embeddings (B, N, D) among them."""
-        hidden_BPD, cache = self.language(prefix_ids, image_embeds, torch.ones_like(prefix_ids), cache=new_cache())
-        assert cache is not None
-        return ReadPrefix(hidden_BPD, cache)
 
     @torch.no_grad()
     def continue_text(

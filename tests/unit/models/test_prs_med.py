@@ -236,7 +236,7 @@ def test_a_question_after_its_prefix_equals_one_pass(network, text):
     network.eval()
     image, sizes = _common(_images()[:1]), SIZES_HW_PX[:1]
     encoded = network.encode_image(image, sizes)
-    prefix = network.read_prefix(text.prefix_ids[None], encoded[1])
+    prefix = network.language.read_prefix(text.prefix_ids[None], encoded[1])
     for question in ("Where is the polyp?", "Point out the lungs."):  # the second must not find the first in the cache
         batch = _texts(text, [question])
         whole, continued = (
