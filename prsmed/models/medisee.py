@@ -157,7 +157,11 @@ class MediSee(nn.Module):
 
     def encode_image(self, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> Looked:
         """Everything that depends on the image alone: maps, image embeddings (B, N, D), cells of the coarse mask."""
-        maps, cells = self.encoder.encode(image_BCHW, canonical_hw_px), None
+        return self.look(self.encoder.encode(image_BCHW, canonical_hw_px), image_BCHW, canonical_hw_px)
+
+    def look(self, maps: EncodedImage, image_BCHW: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> Looked:
+        """The same of images whose maps are known."""
+        cells = None
         offsets = self.encoder.frame.patch_offsets(maps.features.shape[-1], canonical_hw_px).to(maps.features)
         if self.heads.coarse is not None:
             cells = self.heads.coarse.look(maps.features, offsets).float()
