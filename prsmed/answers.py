@@ -17,6 +17,7 @@ import torch
 
 from prsmed.data.predictions import to_soft
 from prsmed.geometry import Geometry, PatientAxes, mask_to_box
+from prsmed.models.encoders import Looked
 from prsmed.models.language import ReadPrefix
 from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
@@ -57,7 +58,7 @@ def answer_batch(
     batch: Mapping[str, Any],
     text: TextEncoder,
     *,
-    encoded: Any = None,
+    encoded: Looked | None = None,
     prefix: ReadPrefix | None = None,
     words: bool = True,
 ) -> RawAnswers:
@@ -98,7 +99,7 @@ def _see_batch(
     batch: Mapping[str, Any],
     text: TextEncoder,
     *,
-    encoded: Any,
+    encoded: Looked | None,
     prefix: ReadPrefix | None,
     words: bool,
 ) -> RawAnswers:

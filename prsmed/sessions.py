@@ -73,7 +73,7 @@ class Session:
             self._encoded = model.network.encode_image(self._image_BCHW, [self.geometry.canonical_hw_px])
         encoded = time.perf_counter()
         prefix_ids = model.text.prefix_ids[None].to(model.device)
-        self._prefix = model.network.language.read_prefix(prefix_ids, self._encoded[1])
+        self._prefix = model.network.language.read_prefix(prefix_ids, self._encoded.image_embeds)
         self.timings_s = {"encode": encoded - started, "prefill": time.perf_counter() - encoded}
 
     @property

@@ -49,7 +49,7 @@ def make_variants(model: str, goal: str) -> dict[str, Callable[[], Any]]:
 
     @torch.no_grad()
     def generate() -> None:
-        _, image_embeds, _ = network.encode_image(image, hw_px)
+        image_embeds = network.encode_image(image, hw_px).image_embeds
         embeds = network.language.merge(ids["input_ids"], image_embeds)
         network.language.model.generate(
             inputs_embeds=embeds,
@@ -66,7 +66,7 @@ def make_variants(model: str, goal: str) -> dict[str, Callable[[], Any]]:
 
     with torch.no_grad():
         encoded = network.encode_image(image, hw_px)
-    known = {"encoded": encoded, "prefix": network.language.read_prefix(text.prefix_ids[None], encoded[1])}
+    known = {"encoded": encoded, "prefix": network.language.read_prefix(text.prefix_ids[None], encoded.image_embeds)}
     first, second = (forward, partial(forward, **known)) if goal == "mask" else (ours, partial(ours, **known))
     variants = {"ours": first, "ours, second question": second, "generate, then forward again": released}
     return variants if goal == "mask" else {**variants, "plain transformers generate": generate}

@@ -88,7 +88,8 @@ def make_variants(
         return float(loss.detach())
 
     def causal_loss() -> torch.Tensor:
-        _, image_embeds, _ = network.encode_image(batch["image"], [g.canonical_hw_px for g in batch["geometry"]])
+        hw_px = [geometry.canonical_hw_px for geometry in batch["geometry"]]
+        image_embeds = network.encode_image(batch["image"], hw_px).image_embeds
         embeds = network.language.merge(batch["input_ids"], image_embeds)
         labels = batch["input_ids"].masked_fill(batch["input_ids"] < 0, -100)
         model = network.language.model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from prsmed.geometry import Frame
+from prsmed.models.evidence import Evidence
 from prsmed.models.feature_cache import FeatureCache
 from prsmed.models.pretrained import Renames, load_strictly, part
 from prsmed.models.tiny_vit import TinyViT
@@ -47,6 +48,22 @@ class EncodedImage:
     def select(self, index_K: torch.Tensor) -> EncodedImage:
         """The maps of the images named by `index_K`, one row per object."""
         return EncodedImage(self.features[index_K], tuple(skip[index_K] for skip in self.skips), self.stride)
+
+
+class Looked(NamedTuple):
+    """What a network makes of images before it is asked.
+
+    Attributes:
+        maps: the encoder's.
+        image_embeds: (B, N, D), what the language model reads.
+        evidence: of PRS-Med, where it has an evidence head.
+        cells: (B, E, h, w) of MediSee's coarse mask, where it has one.
+    """
+
+    maps: EncodedImage
+    image_embeds: torch.Tensor
+    evidence: Evidence | None = None
+    cells: torch.Tensor | None = None
 
 
 class SegmentationEncoder(nn.Module):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from transformers.utils import ModelOutput
 
 from prsmed.geometry import cxcywh_to_xyxy
 from prsmed.models.coarse_mask import peaks_of
-from prsmed.models.encoders import EncodedImage, SegmentationEncoder
+from prsmed.models.encoders import EncodedImage, Looked, SegmentationEncoder
 from prsmed.models.heads import Heads
 from prsmed.models.language import LanguageBackbone, ReadPrefix
 from prsmed.models.prs_med import last_states, rest_frozen
@@ -86,14 +85,6 @@ class Seen:
     boxes_xyxy_norm: torch.Tensor | None
     presence_logit: torch.Tensor | None
     ids: torch.Tensor | None
-
-
-class Looked(NamedTuple):
-    """What depends on the image alone: maps, image embeddings (B, N, D), and (B, E, h, w) the coarse mask's cells."""
-
-    maps: EncodedImage
-    image_embeds: torch.Tensor
-    cells: torch.Tensor | None
 
 
 class MediSee(nn.Module):
@@ -169,7 +160,7 @@ class MediSee(nn.Module):
         if embeds is None:
             seen = [maps.features, offsets] if cells is None else [maps.features, cells, offsets]
             embeds = self.language.embed_image(torch.cat(seen, dim=1))
-        return Looked(maps, embeds, cells)
+        return Looked(maps, embeds, cells=cells)
 
     def forward(
         self,

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 
 from prsmed.errors import RequestError
 from prsmed.geometry import from_center
-from prsmed.models.encoders import EncodedImage, SegmentationEncoder
+from prsmed.models.encoders import Looked, SegmentationEncoder
 from prsmed.models.evidence import Evidence, EvidenceHead, EvidenceSummary, WordedSummary
 from prsmed.models.fusion import CrossAttentionFusion
 from prsmed.models.language import Generated, LanguageBackbone, ReadPrefix, new_cache
@@ -132,20 +132,20 @@ class PRSMed(nn.Module):
         image_BCHW: torch.Tensor,
         canonical_hw_px: Sequence[tuple[int, int]],
         windows_xyxy_norm: torch.Tensor | None = None,
-    ) -> tuple[EncodedImage, torch.Tensor, Evidence | None]:
+    ) -> Looked:
         """Everything that depends on the image alone: maps, image embeddings (B, N, D), evidence."""
         encoded = self.encoder.encode(image_BCHW, canonical_hw_px, windows_xyxy_norm)
         seen = self.language.look(image_BCHW, canonical_hw_px)
         if seen is not None:
             if windows_xyxy_norm is not None:
                 raise RequestError("this language model looks at the whole picture itself; set windows to null")
-            return encoded, seen, None
+            return Looked(encoded, seen)
         frame, grid_px = self.encoder.frame, encoded.features.shape[-1]
         offsets = from_center(frame.patch_centers_norm(grid_px, canonical_hw_px), canonical_hw_px)
         offsets = offsets.to(encoded.features).transpose(1, 2).unflatten(2, (grid_px, grid_px))
         tower = [encoded.features, offsets]
         if self.evidence is None or self.summary is None:
-            return encoded, self.language.embed_image(torch.cat(tower, dim=1)), None
+            return Looked(encoded, self.language.embed_image(torch.cat(tower, dim=1)))
         logits = self.evidence(encoded.features, offsets)
         centers = frame.patch_centers_norm(logits.shape[-1], canonical_hw_px).to(logits)
         inside = (centers < 1).all(dim=2).unflatten(1, logits.shape[-2:])[:, None]
@@ -156,7 +156,7 @@ class PRSMed(nn.Module):
         summaries, state_logits = self.summary(prob.flatten(2), from_center(centers, canonical_hw_px))
         tokens = [self.language.embed_image(torch.cat(tower, dim=1)), summaries]
         map_logits = frame.leave(logits.float(), canonical_hw_px, _hw_px(image_BCHW))
-        return encoded, torch.cat(tokens, dim=1), Evidence(map_logits, state_logits, shown)
+        return Looked(encoded, torch.cat(tokens, dim=1), Evidence(map_logits, state_logits, shown))
 
     def forward(
         self,
@@ -168,7 +168,7 @@ class PRSMed(nn.Module):
         *,
         obj_image: torch.Tensor | None = None,
         target_ids: torch.Tensor | None = None,
-        encoded: tuple[EncodedImage, torch.Tensor, Evidence | None] | None = None,
+        encoded: Looked | None = None,
         windows_xyxy_norm: torch.Tensor | None = None,
         prefix: ReadPrefix | None = None,
         keep_cache: bool = False,
@@ -187,8 +187,8 @@ class PRSMed(nn.Module):
                 it is.
             keep_cache: fill a cache, to continue with `continue_text`.
         """
-        encoded = encoded or self.encode_image(image_BCHW, canonical_hw_px, windows_xyxy_norm)
-        maps, image_embeds, evidence = encoded
+        looked = encoded or self.encode_image(image_BCHW, canonical_hw_px, windows_xyxy_norm)
+        maps, image_embeds, evidence = looked.maps, looked.image_embeds, looked.evidence
         if obj_image is None:
             obj_image = torch.arange(len(input_ids), device=input_ids.device)
         hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]

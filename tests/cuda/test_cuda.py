@@ -59,7 +59,7 @@ def test_generation_stays_on_the_gpu(batch):
     network = build_network("prs_med", "tiny", vocab_size=VOCAB).cuda().eval()
     ids, mask = batch["input_ids"][:, :24].cuda(), batch["attention_mask"][:, :24].cuda()
     with torch.no_grad():
-        _, embeds, _ = network.encode_image(batch["image"].cuda(), [(SIDE_PX, SIDE_PX)] * 2)
+        embeds = network.encode_image(batch["image"].cuda(), [(SIDE_PX, SIDE_PX)] * 2).image_embeds
         hidden, cache = network.language(ids, embeds, mask, cache=new_cache())
         told = network.language.generate(cache, hidden[:, -1], mask, max_new_tokens=4, end_id=1)
     assert told.ids.is_cuda and told.ids.shape[0] == 2

@@ -74,7 +74,7 @@ def test_the_first_state_does_not_see_the_candidates_after_it(network, text, ima
     changed = batch["input_ids"].clone()
     changed[0, turn.candidate_at + 1] = 7  # other tokens in the place of both candidates
     with torch.no_grad():
-        embeds = network.encode_image(image[:1], HW[:1])[1]
+        embeds = network.encode_image(image[:1], HW[:1]).image_embeds
         one, other = (
             network.language(ids, embeds, batch["attention_mask"])[0] for ids in (batch["input_ids"], changed)
         )

@@ -90,7 +90,11 @@ def test_every_preset_builds_and_takes_its_own_texts():
         assert network.language.image_tokens == image_tokens(task, preset)
         side_px = network.encoder.frame.size_px
         with torch.no_grad():
-            embeds = network.eval().encode_image(torch.rand(1, 3, side_px, side_px // 2), [(side_px, side_px // 2)])[1]
+            embeds = (
+                network.eval()
+                .encode_image(torch.rand(1, 3, side_px, side_px // 2), [(side_px, side_px // 2)])
+                .image_embeds
+            )
         assert embeds.shape == (1, image_tokens(task, preset), network.language.hidden_width)
 
 

@@ -180,7 +180,7 @@ def test_generation_from_the_cache_equals_greedy_decoding_without_one(network, t
     images = _common(_images())
     with torch.no_grad():
         output = _pass(network, images, SIZES_HW_PX, batch, keep_cache=True)
-        image_embeds = network.encode_image(images, SIZES_HW_PX)[1]
+        image_embeds = network.encode_image(images, SIZES_HW_PX).image_embeds
     generated = network.continue_text(output, batch["attention_mask"], max_new_tokens=10, end_id=text.end_id)
     assert len(generated.ids.unique()) > 5, "the random network repeats itself: the test would show nothing"
     for row in range(len(QUESTIONS)):
@@ -236,7 +236,7 @@ def test_a_question_after_its_prefix_equals_one_pass(network, text):
     network.eval()
     image, sizes = _common(_images()[:1]), SIZES_HW_PX[:1]
     encoded = network.encode_image(image, sizes)
-    prefix = network.language.read_prefix(text.prefix_ids[None], encoded[1])
+    prefix = network.language.read_prefix(text.prefix_ids[None], encoded.image_embeds)
     for question in ("Where is the polyp?", "Point out the lungs."):  # the second must not find the first in the cache
         batch = _texts(text, [question])
         whole, continued = (
