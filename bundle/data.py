@@ -24,6 +24,7 @@ from prsmed.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from prsmed.data.phantoms import write_phantoms
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import RequestError
+from prsmed.models.allocation import return_freed_memory
 from prsmed.samples import (
     Item,
     add_text,
@@ -161,6 +162,18 @@ class AskDataset(Dataset):
         return seeded(self.augmentation, seed=seed)(sample)
 
 
+class ForkingLoader(DataLoader):
+    """Returns freed memory before its workers are forked.
+
+    A page that was freed, but kept, is copied as soon as one side uses it again: a worker would soon hold gigabytes.
+    """
+
+    def __iter__(self) -> Any:
+        if self.num_workers:
+            return_freed_memory()
+        return super().__iter__()
+
+
 def build_loader(
     dataset: Dataset, *, batch_size: int, pad_id: int, shuffle: bool, seed: int = 0, num_workers: int = 0
 ) -> DataLoader:
@@ -173,7 +186,7 @@ def build_loader(
         shuffle=shuffle,
         seed=seed,
     )
-    return DataLoader(
+    return ForkingLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,

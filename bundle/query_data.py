@@ -14,6 +14,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose, Lambda
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bundle.data import ForkingLoader
 from bundle.transforms import seeded
 from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Preprocessing
@@ -162,7 +163,7 @@ def build_query_loader(
     num_workers: int = 0,
 ) -> DataLoader:
     """Batches of packed samples for this process."""
-    return DataLoader(
+    return ForkingLoader(
         dataset,
         batch_size=batch_size,
         sampler=MixtureSampler(dataset, weights=mixture, draws=draws_per_epoch, seed=seed),

@@ -1,4 +1,4 @@
-"""How the C library hands out memory for maps: what is freed is kept for the next map."""
+"""How the C library hands out memory for maps: what is freed is kept for the next map, until it is asked for."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def keep_freed_memory() -> bool:
         return False
     done = library.mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES) and library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     return bool(done)
+
+
+def return_freed_memory() -> None:
+    """Give back to the system all that was freed, also between what is in use; nothing happens without glibc."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
