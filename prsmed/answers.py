@@ -42,6 +42,7 @@ class RawAnswers:
         texts: the greedy sentences; None from a network without words, or where none were asked for.
         boxes_xyxy_norm: (K, 4) what a box decoder says, shares of the picture, NaN where it says nothing is there; None
             from a network without one.
+        pointed: bool (K,) whether the words of a model that explains point at something; None where it has no choice.
         timings_s: seconds for the mask and for the words.
     """
 
@@ -50,6 +51,7 @@ class RawAnswers:
     texts: list[str] | None
     timings_s: dict[str, float] = field(default_factory=dict)
     boxes_xyxy_norm: torch.Tensor | None = None
+    pointed: torch.Tensor | None = None
 
 
 @torch.no_grad()
@@ -126,7 +128,7 @@ def _see_batch(
     presence_prob = mask_prob.flatten(1).amax(dim=1) if seen.presence_logit is None else seen.presence_logit.sigmoid()
     texts = None if seen.ids is None else [text.decode(row).strip() for row in seen.ids]
     timings_s = {"mask and text" if words else "mask": time.perf_counter() - started}
-    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm)
+    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed)
 
 
 def detected_box(raw: RawAnswers, row: int, hw_px: tuple[int, int]) -> tuple[float, float, float, float] | None:
@@ -211,11 +213,19 @@ def only_on_side(
     ]
 
 
-def contradictions_of(model_text: str, thing: AnswerObject, *, target: str, states_position: bool = True) -> list[str]:
+def contradictions_of(
+    model_text: str,
+    thing: AnswerObject,
+    *,
+    target: str,
+    states_position: bool = True,
+    pointed: bool = False,
+) -> list[str]:
     """Where the sentence, the mask and the presence decision disagree, in plain English.
 
     Args:
         states_position: False for an explanation (MediSee), which need not say where the thing is.
+        pointed: whether this explanation points at something.
     """
     parsed = parse_position(model_text, target=target)
     found = []
@@ -224,6 +234,8 @@ def contradictions_of(model_text: str, thing: AnswerObject, *, target: str, stat
     if not states_position:
         if parsed.kind == "none" and thing.mask.any():
             found.append("the model's sentence says that nothing is visible, but the mask is not empty")
+        elif pointed and not thing.mask.any():
+            found.append("the model's sentence explains what it points at, but the mask is empty")
         return found
     if parsed.kind == "unreadable":
         found.append("the model's sentence states no position that can be checked")

@@ -138,9 +138,10 @@ class Session:
             from_rule = f"No {target} {'are' if is_plural(target) else 'is'} visible on the patient's {side}."
         in_patient = side is not None or any(finding.frame != "picture" for finding in thing.findings)
         explains = self.model.explains
+        pointed = raw.pointed is not None and bool(raw.pointed[0])
         contradictions = [
             *contradictions,
-            *contradictions_of(raw.texts[0], thing, target=target, states_position=not explains),
+            *contradictions_of(raw.texts[0], thing, target=target, states_position=not explains, pointed=pointed),
         ]
         if thing.present:
             thing.detected_box_xyxy_px = detected_box(raw, 0, self.geometry.slice_hw_px)

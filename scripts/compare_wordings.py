@@ -69,12 +69,17 @@ def same_statement(sentences: Sequence[str], target: str) -> bool:
 
 
 def compare(answers: Sequence[Answer], target: str) -> dict[str, Any]:
-    """How far the answers to one picture's wordings agree; `same_zone_by_mask` reads the zones off the masks."""
+    """How far the answers to one picture's wordings agree.
+
+    `same_zone` reads the model's own sentences, `same_zone_shown` those that are shown (the rule's, where the model's
+    contradicts its mask), `same_zone_by_mask` the masks.
+    """
     objects = [answer.objects[0] for answer in answers]
     zones = {tuple(sorted(finding.zone for finding in thing.findings)) for thing in objects}
     return {
         "dice": mask_agreement([thing.mask for thing in objects]),
         "same_zone": same_statement([answer.model_text for answer in answers], target),
+        "same_zone_shown": same_statement([answer.text for answer in answers], target),
         "same_zone_by_mask": len(zones) == 1,
     }
 
@@ -111,12 +116,14 @@ def main(
         session = predictor.open(path, modality=modality, position=item.slice, series_uid=case.series_uid)
         answers = [session.ask(question) for question in questions_about(item.target.name, modality, bank)]
         compared.append({"key": item.key, "modality": modality, **compare(answers, item.target.name)})
-    means = {
-        name: float(np.mean([one[name] for one in compared])) for name in ("dice", "same_zone", "same_zone_by_mask")
-    }
+    figures = ("dice", "same_zone", "same_zone_shown", "same_zone_by_mask")
+    means = {name: float(np.mean([one[name] for one in compared])) for name in figures}
     typer.echo(f"{model}, split {split}: {len(compared)} pictures in {5 + len(WORDINGS)} wordings")
     typer.echo(f"mean Dice between the masks {means['dice']:.3f}")
-    typer.echo(f"same zone in the sentences {means['same_zone']:.3f}, in the masks {means['same_zone_by_mask']:.3f}")
+    typer.echo(
+        f"same zone in the model's sentences {means['same_zone']:.3f}, in those shown {means['same_zone_shown']:.3f}"
+    )
+    typer.echo(f"same zone in the masks {means['same_zone_by_mask']:.3f}")
     typer.echo(NOT_A_MEDICAL_DEVICE)
     if out:
         content = {"model": model, "split": split, "seed": seed, **means, "pictures": compared}

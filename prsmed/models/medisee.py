@@ -79,12 +79,14 @@ class Seen:
             where that is less. At least 0 exactly where the model pointed at something. None in `forced` mode, in which
             it has no choice.
         ids: (K, L) the answer after the candidates; None where no words were asked for.
+        pointed: (K,) whether the words did; None in `forced` mode.
     """
 
     mask_logits: torch.Tensor
     boxes_xyxy_norm: torch.Tensor | None
     presence_logit: torch.Tensor | None
     ids: torch.Tensor | None
+    pointed: torch.Tensor | None
 
 
 class MediSee(nn.Module):
@@ -328,7 +330,8 @@ class MediSee(nn.Module):
             mask_logits[found_K & shown_K] = output.mask_logits[of_found_K]
             if output.boxes_cxcywh is not None:
                 boxes[found_K & shown_K] = cxcywh_to_xyxy(output.boxes_cxcywh)[of_found_K]
-        return Seen(mask_logits, boxes if self.heads.box_head is not None else None, presence_logit, ids)
+        pointed = None if presence_logit is None else found_K
+        return Seen(mask_logits, boxes if self.heads.box_head is not None else None, presence_logit, ids, pointed)
 
     def _forced(
         self, rest_ids: torch.Tensor, cache: Cache, mask: torch.Tensor, end_id: int, max_new_tokens: int

@@ -95,6 +95,16 @@ def test_a_refusal_has_no_mask_and_no_box(predictor, picture):
     assert not answer.contradictions and json.loads(json.dumps(answer.to_json()))["objects"][0]["present"] is False
 
 
+def test_words_about_what_lights_up_nowhere_are_contradicted(predictor, picture, monkeypatch):
+    sentence = "This is the liver: it makes bile."
+    raw = RawAnswers(torch.zeros(1, 1, 40, 64), torch.tensor([0.2]), [sentence], pointed=torch.tensor([True]))
+    monkeypatch.setattr(prsmed.sessions, "answer_batch", lambda *_, **__: raw)
+    answer = predictor.open(picture, modality="ct").ask(QUESTION)
+    assert answer.contradictions == ["the model's sentence explains what it points at, but the mask is empty"]
+    assert answer.text_source == "rule" and "liver" in answer.text and answer.model_text == sentence
+    assert answer.text == answer.rule_text != sentence
+
+
 def test_a_question_that_names_nothing_is_answered_with_a_warning(predictor, picture):
     _says(predictor, "It may be anything.", points=True)
     answer = predictor.open(picture, modality="ct").ask("qwx zzz?")

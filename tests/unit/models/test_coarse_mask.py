@@ -122,10 +122,10 @@ def test_what_lights_up_no_cell_is_not_shown(text, image, bias, points):
     ask = {"obj_image": torch.tensor([0]), "end_id": text.end_id, "max_new_tokens": 1}
     seen = network.ask(image[:1], HW[:1], ids, torch.ones_like(ids), **ask)
     assert (seen.presence_logit >= 0).tolist() == [points] == seen.mask_logits.isfinite().all(dim=(1, 2, 3)).tolist()
-    assert seen.boxes_xyxy_norm.isfinite().all() == points and float(seen.presence_logit) <= 7.0
+    assert seen.pointed.all() and seen.boxes_xyxy_norm.isfinite().all() == points and float(seen.presence_logit) <= 7.0
     network.mode = "forced"
     forced = network.ask(image[:1], HW[:1], ids, torch.ones_like(ids), **{**ask, "max_new_tokens": 0})
-    assert forced.presence_logit is None and forced.mask_logits.isfinite().all()
+    assert forced.presence_logit is None and forced.pointed is None and forced.mask_logits.isfinite().all()
 
 
 def test_states_are_standardised_by_the_batch_and_one_alone_by_what_was_seen():

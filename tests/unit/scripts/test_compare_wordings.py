@@ -64,7 +64,8 @@ class _Session:
         place, mask_HW = ("top left", _row(0, 1)) if len(question) > 60 else ("bottom right", _row(1, 2))
         finding = SimpleNamespace(zone=place.replace(" ", "-"))
         thing = SimpleNamespace(mask=mask_HW, findings=[finding])
-        return SimpleNamespace(objects=[thing], model_text=f"The liver is in the {place} of the image.")
+        shown = "The liver is in the center of the image."
+        return SimpleNamespace(objects=[thing], model_text=f"The liver is in the {place} of the image.", text=shown)
 
 
 def test_each_picture_is_asked_in_every_wording(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -82,7 +83,7 @@ def test_each_picture_is_asked_in_every_wording(tmp_path: Path, monkeypatch, cap
     # pairs of one kind have Dice 1, mixed pairs .5; 15 wordings make 105 pairs
     expected = [1 - 0.5 * count * (15 - count) / 105 for count in long]
     assert [one["dice"] for one in content["pictures"]] == pytest.approx(expected) and 0 < long[0] < 15
-    assert content["same_zone"] == content["same_zone_by_mask"] == 0
+    assert content["same_zone"] == content["same_zone_by_mask"] == 0 and content["same_zone_shown"] == 1
     assert "2 pictures in 15 wordings" in capsys.readouterr().out
 
 
