@@ -105,7 +105,8 @@ class Checkpoints:
         if idist.get_world_size() > 1:
             for values in self.network.buffers():
                 values.copy_(idist.broadcast(values, src=0))
-        self._save(self.trainer, validation_due=True)
+        if self.trainer.last_event_name == Events.EPOCH_COMPLETED:
+            self._save(self.trainer, validation_due=True)
         self.together.enter_context(put_together(self.network))
 
     def _judge(self, engine: Engine) -> None:

@@ -219,13 +219,13 @@ def contradictions_of(
     *,
     target: str,
     states_position: bool = True,
-    pointed: bool = False,
+    overruled: bool = False,
 ) -> list[str]:
     """Where the sentence, the mask and the presence decision disagree, in plain English.
 
     Args:
         states_position: False for an explanation (MediSee), which need not say where the thing is.
-        pointed: whether this explanation points at something.
+        overruled: whether this explanation points at something that the network then found to be nowhere.
     """
     parsed = parse_position(model_text, target=target)
     found = []
@@ -234,8 +234,8 @@ def contradictions_of(
     if not states_position:
         if parsed.kind == "none" and thing.mask.any():
             found.append("the model's sentence says that nothing is visible, but the mask is not empty")
-        elif pointed and not thing.mask.any():
-            found.append("the model's sentence explains what it points at, but the mask is empty")
+        elif overruled and parsed.kind != "none":
+            found.append("the model's sentence points at something, but nothing in the image looks like it")
         return found
     if parsed.kind == "unreadable":
         found.append("the model's sentence states no position that can be checked")

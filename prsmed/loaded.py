@@ -14,6 +14,9 @@ from prsmed.text.encode import TextEncoder, pad_batch
 from prsmed.text.naming import first_named
 from prsmed.types import MODALITIES
 
+UNNAMED = "finding"
+"""The target of a question that names none."""
+
 
 class LoadedModel:
     """A network and what its questions need on the way in and out.
@@ -67,14 +70,14 @@ class LoadedModel:
         if self.explains and said:
             name = first_named(said, known)
             warning = "the model's sentence names none of the targets it was trained on"
-            return (name, known[name], []) if name else ("finding", "lesion", [warning])
+            return (name, known[name], []) if name else (UNNAMED, "lesion", [warning])
         words = question.casefold()
         named = [name for name in known if name.casefold() in words]
         if named:
             best = max(named, key=len)
             return best, known[best], []
         warning = f"the question names none of the targets this model was trained on ({', '.join(sorted(known))})"
-        return "finding", "lesion", [warning]
+        return UNNAMED, "lesion", [warning]
 
     def cautions(self, modality: str) -> list[str]:
         """What this model does not know, for an answer's warnings."""

@@ -64,10 +64,11 @@ def write_queries(
 
     Raises:
         DataError: no usable manifest, no case of that split, or a folder that cannot be written.
+        RequestError: no such split.
     """
     manifest = read_manifest(dataset_dir)
     if split and not manifest.split(split):
-        raise DataError(f"{dataset_dir}: no case of split {split!r}")
+        raise DataError(f"{dataset_dir}: no case of split {split!r}; leave the split away, or build with one")
     absent = absent_targets(manifest.cases)
     cases, skipped = [], []
     for done, case in enumerate(manifest.cases, start=1):

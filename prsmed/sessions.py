@@ -26,7 +26,7 @@ from prsmed.data.slicing import volume_frame
 from prsmed.data.writers.answer import write_answer, write_dicom, write_volume
 from prsmed.errors import RequestError
 from prsmed.geometry import Geometry, mask_to_box
-from prsmed.loaded import LoadedModel
+from prsmed.loaded import UNNAMED, LoadedModel
 from prsmed.samples import findings_of
 from prsmed.text.grammar import is_plural
 from prsmed.text.patient import SIDE_UNANSWERABLE, expects_side, on_side, side_asked
@@ -93,7 +93,7 @@ class Session:
         model, geometry = self.model, self.geometry
         raw = self.raw(question)
         assert raw.texts is not None
-        target, kind, warnings = model.name_target(question, raw.texts[0])
+        target, kind, warnings = model.name_target(question, "" if self._overruled(raw) else raw.texts[0])
         thing = decide(
             soft_mask(raw.mask_prob[0], geometry),
             float(raw.presence_prob[0]),
@@ -136,12 +136,14 @@ class Session:
         from_rule = rule_text(thing.findings, target=target, modality=modality.name, side_expected=side_expected)
         if side and not thing.findings:
             from_rule = f"No {target} {'are' if is_plural(target) else 'is'} visible on the patient's {side}."
+        elif target == UNNAMED and not thing.findings:  # "no finding" would be said of the whole image
+            from_rule = "What was asked for is not visible in this image."
         in_patient = side is not None or any(finding.frame != "picture" for finding in thing.findings)
         explains = self.model.explains
-        pointed = raw.pointed is not None and bool(raw.pointed[0])
+        overruled = self._overruled(raw)
         contradictions = [
             *contradictions,
-            *contradictions_of(raw.texts[0], thing, target=target, states_position=not explains, pointed=pointed),
+            *contradictions_of(raw.texts[0], thing, target=target, states_position=not explains, overruled=overruled),
         ]
         if thing.present:
             thing.detected_box_xyxy_px = detected_box(raw, 0, self.geometry.slice_hw_px)
@@ -163,6 +165,11 @@ class Session:
             warnings=[*self.source.notes, *modality.warnings, *warnings, *self.model.cautions(modality.name)],
         )
 
+    def _overruled(self, raw: RawAnswers) -> bool:
+        """Whether the words point at something and the network all the same says that it is not there."""
+        pointed = raw.pointed is not None and bool(raw.pointed[0])
+        return pointed and float(raw.presence_prob[0]) < self.model.thresholds["presence"]
+
     def write(self, folder: Path, answer: Answer, *, dicom: bool = False) -> None:
         """Write answer.json, mask.png and overlay.png into a folder, and on request a DICOM SEG and SR.
 
@@ -173,10 +180,15 @@ class Session:
         files = {}
         if dicom:
             require_dicom(self.source)
-            target, kind, _ = self.model.name_target(answer.question, answer.model_text)
+            target, kind, _ = self.model.name_target(answer.question, _said(answer))
             mask = self.geometry.mask_to_source(answer.objects[0].mask)
             files = write_dicom(folder, answer, mask, self.source, target=target, kind=kind)
         write_answer(folder, answer, self.picture, files=files)
+
+
+def _said(answer: Answer) -> str:
+    """The model's sentence, as far as it may name the target: not where a refusal by the rule has replaced it."""
+    return "" if answer.text_source == "rule" and not answer.objects[0].present else answer.model_text
 
 
 def shown_picture(canonical_CHW: torch.Tensor, geometry: Geometry) -> np.ndarray:
@@ -354,7 +366,7 @@ class VolumeSession:
         files: dict[str, str] = {}
         if dicom:  # first: it may be refused, and then nothing else is to lie in the folder
             require_dicom(self.source)
-            target, kind, _ = self.model.name_target(answer.question, answer.model_text)
+            target, kind, _ = self.model.name_target(answer.question, _said(answer))
             files |= write_dicom(folder, answer, answer.mask_ijk, self.source, target=target, kind=kind)
         files |= write_volume(folder, answer.mask_ijk, self.source, slices=self._sheet(answer))
         assert answer.key_slice is not None

@@ -26,13 +26,14 @@ from prsmed.losses import MediSeeLoss
 from prsmed.models.encoders import EncodedImage
 from prsmed.models.medisee import MediSee
 from prsmed.models.presets import build_text
-from prsmed.text.encode import TextEncoder
+from prsmed.text.encode import TextEncoder, word_ids
 from prsmed.text.packing import pack_batch
 from scripts.benchmarking import alternate, peak_memory_mib, report
 
+NAME = "gallbladder"
 QUESTION = "In this CT image, which organ stores bile between meals? A hint: it is also a pear-shaped sac."
 ANSWER = "This is the gallbladder: it stores bile between meals; and it is a pear-shaped sac."
-WEIGHTS = {"ce": 1.0, "bce": 2.0, "dice": 0.5, "coarse": 2.0, "l1": 1.0, "giou": 1.0}
+WEIGHTS = {"ce": 1.0, "bce": 2.0, "dice": 0.5, "coarse": 2.0, "named": 2.0, "recall": 1.0, "l1": 1.0, "giou": 1.0}
 
 
 def make_batches(text: TextEncoder, pictures: int, questions: int, explained: int) -> dict[str, dict[str, Any]]:
@@ -56,7 +57,7 @@ def make_variants(
 ) -> dict[str, Callable[[], Any]]:
     """One training step (forward, loss, backward) of both ways on the same network."""
     text = build_text("medisee", preset)
-    network = build_trainable("medisee", preset, text=text, device="cpu", seed=0, language_dtype=language_dtype).train()
+    network = build_trainable("medisee", preset, text=text, device="cpu", seed=0, language_dtype=language_dtype)
     assert isinstance(network, MediSee)
     for name, parameter in network.named_parameters():
         if learning:
@@ -67,7 +68,8 @@ def make_variants(
     side, cells = frame.size_px, frame.size_px // network.encoder.stride
     features = torch.randn(pictures, network.encoder.channels, cells, cells)
     label, hw_px = torch.zeros(pictures * questions, 1, side, side), (side, side)
-    loss_function = MediSeeLoss(WEIGHTS)
+    loss_function, name_ids = MediSeeLoss(WEIGHTS), word_ids([NAME] * len(label), text.tokenizer)
+    network.train()  # what rests is known only now
 
     def step(name: str) -> None:
         network.zero_grad(set_to_none=True)
@@ -84,6 +86,7 @@ def make_variants(
                 obj_image=batch["turn_image"],
                 position_ids=batch["position_ids"],
                 target_ids=batch["target_ids"],
+                name_ids=name_ids,
                 encoded=network.look(EncodedImage(features[rows], (), network.encoder.stride), image, all_hw_px),
             )
         truth = {

@@ -143,8 +143,9 @@ def data_queries(
         report = write_queries(
             dataset_dir, seed=seed, counts=counts, split=split, progress=advance(bar, "reading masks")
         )
-    number = sum(len(case.queries) for case in report.cases)
-    typer.echo(f"{number} questions on {len(report.cases)} images; see `prsmed data stats {dataset_dir}`")
+    asked = [case for case in report.cases if split in (None, case.split)]
+    number = sum(len(case.queries) for case in asked)
+    typer.echo(f"{number} questions on {len(asked)} images; see `prsmed data stats {dataset_dir}`")
     if report.unknown:
         typer.echo(f"only asked for by name, no facts are known: {', '.join(report.unknown)}")
     if report.skipped:

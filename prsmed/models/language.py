@@ -7,7 +7,7 @@ multimodal wrappers are not used (they cannot run on the meta device and mis-ind
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,9 @@ class ReadPrefix:
 
     def cache_of(self, obj_image: torch.Tensor) -> Cache:
         """A cache of its own for K questions, each about the image `obj_image` (K,) names."""
-        cache = deepcopy(self.cache)
-        cache.batch_select_indices(obj_image)
+        cache = copy(self.cache)
+        cache.layers = [copy(layer) for layer in self.cache.layers]
+        cache.batch_select_indices(obj_image)  # gives each layer new tensors
         return cache
 
 

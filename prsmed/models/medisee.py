@@ -26,7 +26,8 @@ from prsmed.text.encode import IMAGE_ID
 
 MODES = ("free", "forced")
 """How a question is put. `forced` writes the candidates into the answer, as the paper's evaluation does: one pass, and
-the model cannot say that nothing is there. `free` generates: an answer without candidates points at nothing."""
+the model cannot say that nothing is there. `free` generates: an answer without candidates points at nothing, nor does
+one whose coarse mask lights up no cell."""
 
 
 @dataclass

@@ -95,14 +95,24 @@ def test_a_refusal_has_no_mask_and_no_box(predictor, picture):
     assert not answer.contradictions and json.loads(json.dumps(answer.to_json()))["objects"][0]["present"] is False
 
 
-def test_words_about_what_lights_up_nowhere_are_contradicted(predictor, picture, monkeypatch):
-    sentence = "This is the liver: it makes bile."
-    raw = RawAnswers(torch.zeros(1, 1, 40, 64), torch.tensor([0.2]), [sentence], pointed=torch.tensor([True]))
+def _refused(predictor, picture, monkeypatch, question, sentence, *, presence=0.2):
+    raw = RawAnswers(torch.zeros(1, 1, 40, 64), torch.tensor([presence]), [sentence], pointed=torch.tensor([True]))
     monkeypatch.setattr(prsmed.sessions, "answer_batch", lambda *_, **__: raw)
-    answer = predictor.open(picture, modality="ct").ask(QUESTION)
-    assert answer.contradictions == ["the model's sentence explains what it points at, but the mask is empty"]
-    assert answer.text_source == "rule" and "liver" in answer.text and answer.model_text == sentence
-    assert answer.text == answer.rule_text != sentence
+    return predictor.open(picture, modality="ct").ask(question)
+
+
+def test_words_that_the_picture_overrules_name_nothing(predictor, picture, monkeypatch):
+    sentence = "This is the spleen: it makes bile."
+    answer = _refused(predictor, picture, monkeypatch, QUESTION, sentence)
+    said = "the model's sentence points at something, but nothing in the image looks like it"
+    assert answer.contradictions == [said] and answer.model_text == sentence and answer.text_source == "rule"
+    assert answer.text == "What was asked for is not visible in this image."  # of the spleen nothing is known
+    named = _refused(predictor, picture, monkeypatch, "Show me the liver.", sentence)
+    assert named.text == "No liver is visible in this image."
+    denial = "There is no liver to be seen in this image."
+    assert not _refused(predictor, picture, monkeypatch, "Show me the liver.", denial).contradictions
+    drawn_faintly = _refused(predictor, picture, monkeypatch, QUESTION, sentence, presence=0.9)
+    assert len(drawn_faintly.contradictions) == 1 and "mask is empty" in drawn_faintly.contradictions[0]
 
 
 def test_a_question_that_names_nothing_is_answered_with_a_warning(predictor, picture):

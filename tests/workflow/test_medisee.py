@@ -45,6 +45,7 @@ def test_a_model_knows_its_task_and_what_it_was_trained_with(trained: Path) -> N
     assert list(info["score"]) == ["val/overall/giou"]
     settings = json.loads((trained / "config.json").read_text(encoding="utf-8"))
     assert settings["mixture"] == {"naming": 7, "reasoning": 3} and set(settings["loss_weights"]) == TERMS | {
+        "absent",
         "coarse",
         "named",
         "recall",
@@ -128,7 +129,7 @@ def test_a_coarse_mask_learns_from_names_then_words_then_drawing(data: Path, tmp
         "words": ["language.*", "heads.seg_router.*", "heads.box_*", "heads.coarse.query.*"],
         "draw": ["heads.project.*", "heads.coarse.shown", "prompting.decoder.*"],
     }
-    weights = {**dict.fromkeys(TERMS, 1.0), "coarse": 2.0, "named": 2.0, "recall": 1.0}
+    weights = {**dict.fromkeys(TERMS, 1.0), "coarse": 2.0, "named": 2.0, "absent": 0.5, "recall": 1.0}
     kept: dict[str, dict[str, torch.Tensor]] = {}
     for name, stages in (("see", ["see"]), ("whole", [*patterns])):
         stages = [{"name": stage, "share": 1 / len(stages), "trainable": patterns[stage]} for stage in stages]

@@ -45,17 +45,19 @@ import numpy as np
 from prsmed.models.allocation import keep_freed_memory, return_freed_memory
 def resident_mb():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
-keep_freed_memory()
+done = keep_freed_memory()
 arrays = [np.ones(2**18) for _ in range(200)]  # 2 MB each, every second one stays
 arrays = arrays[::2]
 before = resident_mb()
 return_freed_memory()
-print(before, resident_mb(), sum(array.sum() for array in arrays) == 100 * 2**18)
+print(done, before, resident_mb(), sum(array.sum() for array in arrays) == 100 * 2**18)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library's malloc_trim is Linux's")
 def test_freed_memory_between_used_memory_is_returned():
     output = subprocess.run([sys.executable, "-c", SCATTERED], capture_output=True, check=True, text=True).stdout
-    before, after, whole = output.split()
+    done, before, after, whole = output.split()
+    if done == "False":
+        pytest.skip("this C library has no mallopt, or does not take its settings")
     assert float(before) - float(after) > 150 and whole == "True", output

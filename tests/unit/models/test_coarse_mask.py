@@ -108,23 +108,33 @@ def test_a_peak_in_the_padding_is_none():
     assert peaks_of(logits, inside).tolist() == [0.5]
 
 
-@pytest.mark.parametrize(("bias", "points"), [(60.0, True), (-60.0, False)])
-def test_what_lights_up_no_cell_is_not_shown(text, image, bias, points):
+def test_what_lights_up_no_cell_is_not_shown(text, image):
     network = small_medisee(coarse_width=16)
-    network.heads.coarse.bias.data.fill_(bias)
-    ids = text.encode("show the liver").input_ids[None]
-    said = torch.tensor([[*network.candidate_ids, 5]])
-    hidden = torch.randn(1, 3, network.language.hidden_width)
-    logits = torch.zeros(1, len(text.tokenizer) + 2)
-    logits[0, network.candidate_ids[0]] = 7.0
-    network.language.generate = Mock(return_value=Mock(ids=said, hidden=hidden))
+    states, obj_image = torch.randn(4, 3, network.language.hidden_width), torch.tensor([1, 0, 1, 0])
+    with torch.no_grad():
+        looked = network.encode_image(image, HW)
+        drawn = network.point(looked, states[:, :2], obj_image, HW, (32, 32))
+        # between the peaks of the two last rows: one of them lights up, the other does not
+        network.heads.coarse.bias -= drawn.coarse_peaks[2:].mean()
+        drawn = network.point(looked, states[:, :2], obj_image, HW, (32, 32))
+    ids = text.encode("show the liver").input_ids.repeat(4, 1)
+    said = torch.tensor([*network.candidate_ids, 5]).repeat(4, 1)
+    said[0, 0] = 5  # the first row's words refuse
+    logits = torch.zeros(4, len(text.tokenizer) + 2)
+    logits[1:, network.candidate_ids[0]] = 0.01
+    network.language.generate = Mock(return_value=Mock(ids=said, hidden=states))
     network.language.logits = Mock(return_value=logits)
-    ask = {"obj_image": torch.tensor([0]), "end_id": text.end_id, "max_new_tokens": 1}
-    seen = network.ask(image[:1], HW[:1], ids, torch.ones_like(ids), **ask)
-    assert (seen.presence_logit >= 0).tolist() == [points] == seen.mask_logits.isfinite().all(dim=(1, 2, 3)).tolist()
-    assert seen.pointed.all() and seen.boxes_xyxy_norm.isfinite().all() == points and float(seen.presence_logit) <= 7.0
+    ask = {"obj_image": obj_image, "end_id": text.end_id}
+    seen = network.ask(image, HW, ids, torch.ones_like(ids), **ask, max_new_tokens=1)
+    lit = drawn.coarse_peaks >= 0
+    assert lit[2] != lit[3] and seen.pointed.tolist() == [False, True, True, True]
+    shown = seen.pointed & lit
+    assert torch.equal(seen.presence_logit >= 0, shown) and float(seen.presence_logit.max()) <= 0.01
+    torch.testing.assert_close(seen.mask_logits[shown], drawn.mask_logits[shown])
+    assert seen.mask_logits[~shown].isneginf().all() and seen.boxes_xyxy_norm[~shown].isnan().all()
+    assert seen.boxes_xyxy_norm[shown].isfinite().all()
     network.mode = "forced"
-    forced = network.ask(image[:1], HW[:1], ids, torch.ones_like(ids), **{**ask, "max_new_tokens": 0})
+    forced = network.ask(image, HW, ids, torch.ones_like(ids), **ask, max_new_tokens=0)
     assert forced.presence_logit is None and forced.pointed is None and forced.mask_logits.isfinite().all()
 
 

@@ -211,7 +211,7 @@ def test_masks_without_an_object_are_no_trouble(network, text, image):
     assert output.mask_logits.shape == (0, 1, 32, 32) and output.text_logits.shape[0] > 0
 
 
-def _ask(network, text, image, *questions, mode, max_new_tokens=5):
+def _ask(network, text, image, *questions, mode, max_new_tokens=5, prefix=None):
     batch = pad_batch([text.encode(question) for question in questions], text.pad_id)
     network.mode = mode
     return network.ask(
@@ -222,6 +222,7 @@ def _ask(network, text, image, *questions, mode, max_new_tokens=5):
         obj_image=torch.arange(len(questions)) % len(image),
         end_id=text.end_id,
         max_new_tokens=max_new_tokens,
+        prefix=prefix,
     )
 
 
@@ -246,6 +247,13 @@ def test_forced_is_the_training_pass(network, text, image):
     torch.testing.assert_close(seen.mask_logits, trained.mask_logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.boxes_xyxy_norm, cxcywh_to_xyxy(trained.boxes_cxcywh), atol=1e-5, rtol=0)
     assert seen.presence_logit is None and seen.ids.shape[0] == 2
+    with torch.no_grad():
+        embeds = network.encode_image(image, HW).image_embeds
+    prefix = network.language.read_prefix(text.prefix_ids.expand(2, -1), embeds)
+    for mode in ("forced", "free", "forced"):  # it stays as it is
+        known, anew = (_ask(network, text, image, *questions, mode=mode, prefix=one) for one in (prefix, None))
+        torch.testing.assert_close(known.mask_logits, anew.mask_logits, atol=1e-5, rtol=0)
+        assert torch.equal(known.ids, anew.ids)
     silent = _ask(network, text, image, *questions, mode="forced", max_new_tokens=0)
     torch.testing.assert_close(silent.mask_logits, seen.mask_logits, atol=1e-5, rtol=0)
     assert silent.ids is None
