@@ -82,6 +82,9 @@ def model_info(
 ) -> dict[str, Any]:
     """What a checkpoint says about itself: all that inference needs, and what it was trained on."""
     seen = [case for case in manifest.split("train") if case.modality]
+    by_modality: dict[str, set[str]] = {}
+    for case in seen:
+        by_modality.setdefault(str(case.modality), set()).update(target.name for target in case.targets)
     licences = sorted({str(case.source.get("licence", "unstated")) for case in seen})
     return {
         "schema_version": 1,
@@ -95,6 +98,7 @@ def model_info(
         "thresholds": dict(thresholds),
         "modalities": sorted({case.modality for case in seen if case.modality}),
         "targets": {target.name: target.kind for case in seen for target in case.targets},
+        "targets_by_modality": {modality: sorted(names) for modality, names in sorted(by_modality.items())},
         "datasets": sorted({case.dataset for case in seen}),
         "data_fingerprint": manifest.fingerprint(),
         "data_licences": licences,

@@ -79,11 +79,14 @@ class LoadedModel:
         warning = f"the question names none of the targets this model was trained on ({', '.join(sorted(known))})"
         return UNNAMED, "lesion", [warning]
 
-    def cautions(self, modality: str) -> list[str]:
-        """What this model does not know, for an answer's warnings."""
+    def cautions(self, modality: str, target: str) -> list[str]:
+        """What this model does not know of a modality and a target in it, for an answer's warnings."""
         found = []
         if modality not in self.info.get("modalities", MODALITIES):
             found.append(f"this model was not trained on {modality} images")
+        shown = self.info.get("targets_by_modality", {}).get(modality)
+        if shown is not None and target in self.info.get("targets", {}) and target not in shown:
+            found.append(f"this model saw no {target} on {modality} images: what it marks there may be something else")
         datasets = self.info.get("datasets", [])
         if datasets and all(name.startswith("phantom") for name in datasets):
             found.append("this model was trained on generated phantoms only, never on images of patients")

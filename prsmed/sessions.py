@@ -162,7 +162,7 @@ class Session:
             timings_s={name: round(value, 4) for name, value in {**self.timings_s, **raw.timings_s}.items()},
             model=self.model.model_record(),
             key_slice=self.position,
-            warnings=[*self.source.notes, *modality.warnings, *warnings, *self.model.cautions(modality.name)],
+            warnings=[*self.source.notes, *modality.warnings, *warnings, *self.model.cautions(modality.name, target)],
         )
 
     def _overruled(self, raw: RawAnswers) -> bool:

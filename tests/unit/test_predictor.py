@@ -39,6 +39,7 @@ def model(tmp_path_factory, repository):
         "thresholds": {"mask": 0.5, "presence": 0.0},
         "targets": {"polyp": "lesion", "lungs": "organ", "lung nodule": "lesion", "lung": "organ"},
         "modalities": ["ct", "endoscopy"],
+        "targets_by_modality": {"ct": ["lung", "lung nodule", "lungs"], "endoscopy": ["polyp"]},
     }
     network = small_network(len(small_text().tokenizer)).eval()
     save_model(folder, network, info, tokenizer_file=TOKENIZER)
@@ -189,6 +190,13 @@ def test_a_modality_without_training_is_warned_about(predictor, picture, answer)
     assert answer.warnings == []
     warned = predictor.open(picture, modality="mri").ask("Where is the polyp?")
     assert warned.warnings == ["this model was not trained on mri images"]
+
+
+def test_a_target_that_was_never_seen_on_a_modality_is_warned_about(predictor, picture):
+    session = predictor.open(picture, modality="ct")
+    warned = session.ask("Where is the polyp?").warnings
+    assert warned == ["this model saw no polyp on ct images: what it marks there may be something else"]
+    assert session.ask("Where are the lungs?").warnings == []
 
 
 def test_a_model_that_is_not_there():

@@ -63,4 +63,5 @@ def test_a_model_says_what_it_was_trained_on(phantom_manifest: Manifest) -> None
     )
     assert info["modalities"] == ["ct", "dermoscopy", "endoscopy", "mri", "ultrasound", "x-ray"]
     assert (info["targets"]["polyp"], info["targets"]["lungs"]) == ("lesion", "organ")
+    assert info["targets_by_modality"]["endoscopy"] == ["polyp"]
     assert (info["version"], info["data_licences"], info["licence"]) == (__version__, ["Apache-2.0"], "Apache-2.0")
