@@ -124,7 +124,6 @@ def train_as_rank(rank: int, port: int, sharded: bool, out: Path) -> None:
     load_optimizer_state(optimizer, state)
     again = whole(network).state_dict()
     assert all(torch.equal(again[name], kept[name]) for name in kept)
-    torch.distributed.destroy_process_group()
 
 
 def recall_as_rank(rank: int, port: int, out: Path) -> None:
@@ -146,8 +145,6 @@ def recall_as_rank(rank: int, port: int, out: Path) -> None:
     assert len(alone) == len(few) and torch.equal(network[1].running_var, kept["statistics"])
     if rank == 0:
         torch.save(kept, out)
-    torch.distributed.barrier()  # a rank that leaves early takes its last message with it
-    torch.distributed.destroy_process_group()
 
 
 def states_and_names() -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,17 +163,25 @@ def test_names_and_states_of_two_processes_are_one_batch(tmp_path):
     torch.testing.assert_close(pair["statistics"], network[1].running_var)
 
 
+def to_the_end(together: Any, as_rank: Callable[..., None], *arguments: Any) -> None:
+    as_rank(*arguments)
+    together.wait()  # a rank that leaves early takes its last message with it, that of a barrier of its own, too
+    torch.distributed.destroy_process_group()
+
+
 def run_two(as_rank: Callable[..., None], *arguments: Any) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     fork = multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=as_rank, args=(rank, port, *arguments)) for rank in range(2)]
+    together = fork.Barrier(2, timeout=120)
+    ranks = [fork.Process(target=to_the_end, args=(together, as_rank, rank, port, *arguments)) for rank in range(2)]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(timeout=300)
         process.kill()  # where it hangs
+        process.join()
     assert [process.exitcode for process in ranks] == [0, 0]
 
 
