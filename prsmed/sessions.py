@@ -93,7 +93,7 @@ class Session:
         model, geometry = self.model, self.geometry
         raw = self.raw(question)
         assert raw.texts is not None
-        target, kind, warnings = model.name_target(question, "" if self._overruled(raw) else raw.texts[0])
+        target, kind, warnings = self.name_target(question, raw)
         thing = decide(
             soft_mask(raw.mask_prob[0], geometry),
             float(raw.presence_prob[0]),
@@ -140,7 +140,7 @@ class Session:
             from_rule = "What was asked for is not visible in this image."
         in_patient = side is not None or any(finding.frame != "picture" for finding in thing.findings)
         explains = self.model.explains
-        overruled = self._overruled(raw)
+        overruled = self._denies_words(raw)
         contradictions = [
             *contradictions,
             *contradictions_of(raw.texts[0], thing, target=target, states_position=not explains, overruled=overruled),
@@ -165,7 +165,12 @@ class Session:
             warnings=[*self.source.notes, *modality.warnings, *warnings, *self.model.cautions(modality.name, target)],
         )
 
-    def _overruled(self, raw: RawAnswers) -> bool:
+    def name_target(self, question: str, raw: RawAnswers) -> tuple[str, str, list[str]]:
+        """As `LoadedModel.name_target`; words that the network itself denies name nothing."""
+        assert raw.texts is not None
+        return self.model.name_target(question, "" if self._denies_words(raw) else raw.texts[0])
+
+    def _denies_words(self, raw: RawAnswers) -> bool:
         """Whether the words point at something and the network all the same says that it is not there."""
         pointed = raw.pointed is not None and bool(raw.pointed[0])
         return pointed and float(raw.presence_prob[0]) < self.model.thresholds["presence"]
@@ -308,9 +313,8 @@ class VolumeSession:
         if not self.model.explains:
             return self.model.name_target(question)
         index = components.merged(kept).key_slice if kept else int(presence_prob_S.argmax())
-        texts = self._slice_session(index).raw(question).texts
-        assert texts is not None
-        return self.model.name_target(question, texts[0])
+        session = self._slice_session(index)
+        return session.name_target(question, session.raw(question))
 
     def _overruled(self, presence_prob_S: np.ndarray) -> list[str]:
         """Said where the presence head sees something in some slices and nothing that counts was drawn."""

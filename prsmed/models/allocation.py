@@ -1,4 +1,4 @@
-"""How the C library hands out memory for maps: what is freed is kept for the next map, until it is asked for."""
+"""How the C library hands out memory for maps: what is freed is kept for the next map, or returned."""
 
 from __future__ import annotations
 
