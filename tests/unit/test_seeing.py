@@ -186,6 +186,18 @@ def test_a_volume_s_target_is_what_the_answer_names(predictor, tmp_path, monkeyp
     assert "liver" in asked.rule_text and not any("names none" in line for line in asked.warnings)
 
 
+def test_words_that_a_volume_denies_name_nothing(predictor, tmp_path, monkeypatch):
+    def answer(network, batch, text, *, words=True, **_):
+        prob = torch.zeros_like(batch["image"][:, :1])
+        said = ["This is the spleen."] * len(prob) if words else None
+        return RawAnswers(prob, torch.full((len(prob),), 0.2), said, pointed=torch.ones(len(prob), dtype=torch.bool))
+
+    monkeypatch.setattr(prsmed.sessions, "answer_batch", answer)
+    volume = predictor.open(_write_volume(tmp_path / "ct.nii"), modality="ct")
+    assert volume.ask(QUESTION).text == "What was asked for is not visible in this image."
+    assert volume.ask("Show me the liver.").text == "No liver is visible in this image."
+
+
 def test_the_task_is_named_or_follows_from_the_model(predictor):
     assert shipped_model(None) == "tiny" and shipped_model("medisee") == "medisee"
     predictor.require_task(None)
