@@ -285,17 +285,26 @@ def _read_bank(content: object, path: Path) -> TemplateBank:
     splits = {}
     for name in _SPLITS_IN_FILE:
         split = _section(content, name, path)
-        pairs = split.get("pairs")
-        if not isinstance(pairs, list) or not pairs:
-            raise DataError(f"{path}: {name}.pairs is {type(pairs).__name__}; expected a list of [question, answer]")
-        read = [_sentences(pair, f"{path}: {name}.pairs[{index}]") for index, pair in enumerate(pairs)]
-        for index, pair in enumerate(read):
-            if len(pair) != 2:
-                raise DataError(f"{path}: {name}.pairs[{index}] has {len(pair)} sentences; give [question, answer]")
+        pairs = _pairs_of(split, f"{path}: {name}")
         others = (_sentences(split.get(kind), f"{path}: {name}.{kind}") for kind in _OTHER_KINDS)
-        splits[name] = SplitTemplates(tuple((pair[0], pair[1]) for pair in read), *others)
+        splits[name] = SplitTemplates(pairs, *others)
     phrases = _section(content, "positions", path)
     return TemplateBank(splits, {zone: _sentences(phrases.get(zone), f"{path}: positions.{zone}") for zone in ZONES})
+
+
+def _pairs_of(split: dict, where: str) -> tuple[tuple[str, str], ...]:
+    """A split's `pairs`; or its `questions`, which one `answer` fits."""
+    if "questions" in split:
+        answer = _sentences([split.get("answer")], f"{where}.answer")[0]
+        return tuple((question, answer) for question in _sentences(split["questions"], f"{where}.questions"))
+    pairs = split.get("pairs")
+    if not isinstance(pairs, list) or not pairs:
+        raise DataError(f"{where}.pairs is {type(pairs).__name__}; expected a list of [question, answer]")
+    read = [_sentences(pair, f"{where}.pairs[{index}]") for index, pair in enumerate(pairs)]
+    for index, pair in enumerate(read):
+        if len(pair) != 2:
+            raise DataError(f"{where}.pairs[{index}] has {len(pair)} sentences; give [question, answer]")
+    return tuple((question, answer) for question, answer in read)
 
 
 def _section(parent: dict, key: str, path: Path) -> dict:

@@ -226,7 +226,22 @@ def test_missing_or_broken_file_is_refused(tmp_path):
 
 def test_the_varied_questions_add_to_the_plain_ones_and_leave_the_test_alone(bank):
     varied = TemplateBank.load(TEMPLATES_PATH.with_name("varied_templates.json"))
-    plain, more = bank.splits["train"], varied.splits["train"]
-    assert more.pairs[: len(plain.pairs)] == plain.pairs and len(set(more.pairs)) == len(more.pairs) > len(plain.pairs)
-    assert {answer for _, answer in more.pairs} == {answer for _, answer in plain.pairs}
+    plain, more = ([question for question, _ in one.splits["train"].pairs] for one in (bank, varied))
+    assert more[: len(plain)] == plain and len(set(more)) == len(more) > 2 * len(plain)
+    assert {answer for _, answer in varied.splits["train"].pairs} == {
+        "The {target} {is} in the {position} of the image."
+    }
     assert varied.splits["test"] == bank.splits["test"]
+
+
+def test_one_answer_may_fit_all_questions(tmp_path):
+    def one_answer(content):
+        content["train"]["answer"] = "The {target} {is} in the {position}."
+        content["train"]["questions"] = ["{target}, where?", "And the {target}?"]
+
+    pairs = TemplateBank.load(edited(tmp_path, one_answer)).splits["train"].pairs
+    assert pairs == tuple(
+        (question, "The {target} {is} in the {position}.") for question in ("{target}, where?", "And the {target}?")
+    )
+    with pytest.raises(DataError, match=r"train\.answer"):
+        TemplateBank.load(edited(tmp_path, lambda content: content["train"].update(questions=["{target}?"])))
