@@ -383,6 +383,11 @@ class Frame:
         return torch.tensor(sides, dtype=torch.float32)
 
 
+def in_image(centers_norm: torch.Tensor) -> torch.Tensor:
+    """Which centres (..., 2) of `Frame.patch_centers_norm` lie in the image, not in the padding: bool (...)."""
+    return (centers_norm < 1).all(dim=-1)
+
+
 def from_center(centers_norm_BM2: torch.Tensor, canonical_hw_px: Sequence[tuple[int, int]]) -> torch.Tensor:
     """Positions given as shares of the image, as offsets (x, y) from its centre in units of its shorter side.
 

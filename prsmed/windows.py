@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from prsmed.geometry import Frame
+from prsmed.geometry import Frame, in_image
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -64,8 +64,7 @@ def map_windows(
     edge = 0.5 / cells
     source = torch.minimum(source.clamp(min=edge), content - edge)
     moved = F.grid_sample(map_BCHW, source * 2 - 1, mode="bilinear", padding_mode="border", align_corners=False)
-    inside = (centers < 1).all(dim=-1)[:, None]
-    return torch.where(inside, moved, map_BCHW)
+    return torch.where(in_image(centers)[:, None], moved, map_BCHW)
 
 
 def _source_norm(points_norm: torch.Tensor, window_xyxy_norm: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from prsmed.geometry import Frame
+from prsmed.geometry import Frame, in_image
 from prsmed.models.box_head import BoxHead
 from prsmed.models.coarse_mask import CoarseMask, box_around, peaks_of
 from prsmed.models.routers import CandidateRouter
@@ -76,7 +76,7 @@ class Heads(nn.Module):
             queries = self.coarse.query(seg_states)
             coarse_logits = self.coarse(queries, cells, obj_image)
             centers_KM2 = frame.patch_centers_norm(cells.shape[-1], canonical_hw_px).to(cells)[obj_image]
-            inside_KM = (centers_KM2 < 1).all(dim=2)
+            inside_KM = in_image(centers_KM2)
             peaks, coarse_embeds = peaks_of(coarse_logits, inside_KM), self.coarse.embed(coarse_logits, inside_KM)
             first_cxcywh = box_around(coarse_logits, centers_KM2, inside_KM)
         if self.box_head is not None and self.box_router is not None:

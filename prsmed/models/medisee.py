@@ -15,7 +15,7 @@ from torch import nn
 from transformers import Cache
 from transformers.utils import ModelOutput
 
-from prsmed.geometry import cxcywh_to_xyxy
+from prsmed.geometry import cxcywh_to_xyxy, in_image
 from prsmed.models.coarse_mask import peaks_of
 from prsmed.models.encoders import EncodedImage, Looked, SegmentationEncoder
 from prsmed.models.heads import Heads
@@ -204,7 +204,7 @@ class MediSee(nn.Module):
             if absent_ids is not None and absent_image is not None:
                 _, absent_KHW = self._named(absent_ids, looked.cells, absent_image)
                 centers_BM2 = self.encoder.frame.patch_centers_norm(looked.cells.shape[-1], canonical_hw_px)
-                inside_KM = (centers_BM2 < 1).all(dim=2).to(absent_image.device)[absent_image]
+                inside_KM = in_image(centers_BM2).to(absent_image.device)[absent_image]
                 named.absent_peaks = peaks_of(absent_KHW, inside_KM)
             hw_px = [canonical_hw_px[index] for index in obj_image.tolist()]
             named.named_logits = self.encoder.frame.leave(logits_KHW[:, None], hw_px, common_hw_px)

@@ -16,7 +16,7 @@ from transformers import Cache
 from transformers.utils import ModelOutput
 
 from prsmed.errors import RequestError
-from prsmed.geometry import from_center
+from prsmed.geometry import from_center, in_image
 from prsmed.models.encoders import Looked, SegmentationEncoder
 from prsmed.models.evidence import Evidence, EvidenceHead, EvidenceSummary, WordedSummary
 from prsmed.models.fusion import CrossAttentionFusion
@@ -145,14 +145,13 @@ class PRSMed(nn.Module):
                 raise RequestError("this language model looks at the whole picture itself; set windows to null")
             return Looked(encoded, seen)
         frame, grid_px = self.encoder.frame, encoded.features.shape[-1]
-        offsets = from_center(frame.patch_centers_norm(grid_px, canonical_hw_px), canonical_hw_px)
-        offsets = offsets.to(encoded.features).transpose(1, 2).unflatten(2, (grid_px, grid_px))
+        offsets = frame.patch_offsets(grid_px, canonical_hw_px).to(encoded.features)
         tower = [encoded.features, offsets]
         if self.evidence is None or self.summary is None:
             return Looked(encoded, self.language.embed_image(torch.cat(tower, dim=1)))
         logits = self.evidence(encoded.features, offsets)
         centers = frame.patch_centers_norm(logits.shape[-1], canonical_hw_px).to(logits)
-        inside = (centers < 1).all(dim=2).unflatten(1, logits.shape[-2:])[:, None]
+        inside = in_image(centers).unflatten(1, logits.shape[-2:])[:, None]
         prob = shown = logits.sigmoid() * inside
         if isinstance(self.summary, WordedSummary):
             prob = prob.detach()  # words read the evidence; what it is, masks alone teach

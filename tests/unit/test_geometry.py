@@ -12,6 +12,7 @@ from prsmed.geometry import (
     VolumeFrame,
     box_center_px,
     from_center,
+    in_image,
     lps_ras,
     mask_to_box,
     resize_mask,
@@ -245,6 +246,7 @@ def test_centres_of_patches_as_a_share_of_the_image():
         [[0.25, 0.5], [0.75, 0.5], [0.25, 1.5], [0.75, 1.5]],
         [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]],
     ]
+    assert in_image(centers).tolist() == [[True, True, False, False], [True] * 4]
 
 
 def test_boxes_are_half_open():
