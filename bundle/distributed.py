@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from prsmed.models.checkpoints import base_of
-from prsmed.models.standardise import Standardise
+from prsmed.models.coarse_mask import Standardise
 
 
 def join_processes() -> None:

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from prsmed.models.evidence import Context
-from prsmed.models.standardise import Standardise
 
 SIDE_PER_DEVIATION = 4.0
 """Of a filled ellipse: its width is four standard deviations of its pixels' places."""
@@ -66,6 +65,25 @@ def _to_query(width: int, hidden: int) -> list[nn.Module]:
     """Queries are normalised as cells are: a state and a name differ in direction alone, from the first step."""
     last = nn.LayerNorm(hidden, elementwise_affine=False)
     return [nn.Linear(width, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden), last]
+
+
+class Standardise(nn.BatchNorm1d):
+    """Each number of a state less its running mean, over its running deviation.
+
+    A language model's states have a few numbers that are very large and hardly change. Beside them a layer norm leaves
+    little of all others, and what reads it learns slowly (docs/decisions/coarse_mask.md). A batch of fewer than two
+    objects is measured by the running values.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width, affine=False)
+
+    def forward(self, states_KD: torch.Tensor) -> torch.Tensor:
+        return super().forward(states_KD) if len(states_KD) > 1 else self.by_running_values(states_KD)
+
+    def by_running_values(self, states_KD: torch.Tensor) -> torch.Tensor:
+        """States (K, D) by the running mean and deviation, which stay as they are."""
+        return F.batch_norm(states_KD, self.running_mean, self.running_var, eps=self.eps)
 
 
 def box_around(logits_KHW: torch.Tensor, centers_norm_KM2: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:

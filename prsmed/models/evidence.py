@@ -106,10 +106,9 @@ class EvidenceSummary(nn.Module):
 class WordedSummary(nn.Module):
     """The same moments, told to a pretrained language model in words it knows already.
 
-    A token is the embedding of the likeliest state of `EVIDENCE_STATES`, plus the kind's. (A mean by how likely each is
-    says neither of two zones, and each wording of a question read it otherwise.) That a sentence repeats a word that
-    stands before it is what such a model can do from the start; to find out what a new vector means takes it thousands
-    of steps. The states learn from the true mask, by a term of the loss.
+    A token is the mean of its words' embeddings, by how likely each state of `EVIDENCE_STATES` is, plus the kind's.
+    That a sentence repeats a word that stands before it is what such a model can do from the start; to find out what a
+    new vector means takes it thousands of steps. The states learn from the true mask, by a term of the loss.
 
     Args:
         states_ZD, kinds_KD: first embeddings of the states' and the kinds' words; they go on learning.
@@ -132,7 +131,8 @@ class WordedSummary(nn.Module):
 
     def forward(self, prob_BKM: torch.Tensor, offsets_BM2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits_BKZ = self.read(moments(prob_BKM, offsets_BM2)).float()
-        return self.states[logits_BKZ.argmax(dim=2)] + self.kinds, logits_BKZ
+        said_BKZ = logits_BKZ.detach().softmax(dim=2)  # so that a stage without words needs no gradient through them
+        return said_BKZ.to(self.states) @ self.states + self.kinds, logits_BKZ
 
 
 STATE_WORDS = {"none": "no", "several": "several"}

@@ -61,7 +61,6 @@ _PRS_MED: dict[str, dict[str, Any]] = {
             "evidence_layers": 2,
             "evidence_to_mask": True,
             "decoder_channels": 64,
-            "standardise": True,
         },
     },
 }

@@ -22,7 +22,6 @@ from prsmed.models.evidence import Evidence, EvidenceHead, EvidenceSummary, Word
 from prsmed.models.fusion import CrossAttentionFusion
 from prsmed.models.language import Generated, LanguageBackbone, ReadPrefix, new_cache
 from prsmed.models.mask_decoder import MaskDecoder
-from prsmed.models.standardise import Standardise
 from prsmed.types import TARGET_KINDS
 
 
@@ -63,7 +62,6 @@ class PRSMed(nn.Module):
         evidence_layers: see `EvidenceHead`.
         evidence_to_mask: whether the mask decoder is given the evidence beside the fused map; for one cell a step.
         summary_words: what the evidence summaries speak in, see `WordedSummary`; None: in tokens that are learned.
-        standardise: bring the language model's states to one scale before fusion and presence read them.
         seg_token: condition the mask on the state that predicts the answer's first token alone, where LISA has its
             [SEG] (Lai et al. 2024); False: on all states of the question, as PRS-Med.
     """
@@ -82,12 +80,10 @@ class PRSMed(nn.Module):
         evidence_to_mask: bool = False,
         decoder_channels: int | None = None,
         summary_words: tuple[torch.Tensor, torch.Tensor] | None = None,
-        standardise: bool = False,
         seg_token: bool = False,
     ):
         super().__init__()
         self.seg_token = seg_token
-        self.standardise = Standardise(language.hidden_width) if standardise else None
         self.encoder = encoder
         self.language = language
         self.evidence = (
@@ -203,15 +199,11 @@ class PRSMed(nn.Module):
             rest_KTD, cache = self.language(rest, None, attention_mask, cache=prefix.cache_of(obj_image))
             hidden_KTD = torch.cat([prefix.hidden_BPD[obj_image], rest_KTD], dim=1)
         maps = maps.select(obj_image)
-        prompt_KTD = hidden_KTD
-        if self.standardise is not None:
-            prompt_KTD = torch.zeros_like(hidden_KTD)
-            prompt_KTD[prompt_mask] = self.standardise(hidden_KTD[prompt_mask])
-        last_prompt = last_states(prompt_KTD, prompt_mask)
+        last_prompt = last_states(hidden_KTD, prompt_mask)
         if self.seg_token:
             fused = self.fusion(maps.features, last_prompt[:, None], torch.ones_like(prompt_mask[:, :1]))
         else:
-            fused = self.fusion(maps.features, prompt_KTD, prompt_mask)
+            fused = self.fusion(maps.features, hidden_KTD, prompt_mask)
         seen = fused
         if self.evidence_to_mask and evidence is not None:
             seen = torch.cat([fused, evidence.prob[obj_image].to(fused)], dim=1)

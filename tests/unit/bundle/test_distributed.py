@@ -24,8 +24,8 @@ from bundle.distributed import (
     whole,
 )
 from prsmed.losses import PRSMedLoss, mean_of_objects, recall_losses
+from prsmed.models.coarse_mask import Standardise
 from prsmed.models.presets import build_network
-from prsmed.models.standardise import Standardise
 
 STEPS, FROZEN_STEPS = 4, 2
 LOSS = {"bce": 1.0, "dice": 1.0, "ce": 2.0, "presence": 0.5, "evidence": 0.5}

@@ -8,8 +8,7 @@ import torch
 from prsmed.geometry import Frame
 from prsmed.losses import MediSeeLoss
 from prsmed.models.box_head import BoxHead
-from prsmed.models.coarse_mask import CoarseMask, box_around, peaks_of
-from prsmed.models.standardise import Standardise
+from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around, peaks_of
 from prsmed.text.encode import word_ids
 from tests.unit.small_medisee import HW, gradient, loss_batch, passed, small_medisee, small_text, turns_of, two_pictures
 

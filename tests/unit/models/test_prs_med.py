@@ -7,7 +7,6 @@ import torch
 
 from prsmed.losses import PRSMedLoss
 from prsmed.models.prs_med import PRSMed, last_states
-from prsmed.models.standardise import Standardise
 from prsmed.samples import collate
 from prsmed.text.encode import IMAGE_ID, pad_batch
 from tests.unit.small_networks import small_network, small_text
@@ -305,27 +304,6 @@ def test_a_network_without_evidence_tokens():
         output = _pass(network, _common(_images()), SIZES_HW_PX, _texts(text, QUESTIONS))
     assert output.evidence_logits is None and output.mask_logits.shape == (3, 1, 32, 32)
     assert output.text_logits is None and output.cache is None
-
-
-def test_states_are_standardised_over_the_questions_alone(text):
-    network = small_network(len(text.tokenizer)).train()
-    network.standardise = Standardise(network.language.hidden_width)
-    network.standardise.momentum = 1.0
-    batch = _texts(text, QUESTIONS, ANSWERS)
-    with torch.no_grad():
-        output = _pass(network, _common(_images()), SIZES_HW_PX, batch)
-    asked = output.prompt_states[batch["prompt_mask"]]
-    assert len(asked) < batch["attention_mask"].sum()
-    torch.testing.assert_close(network.standardise.running_mean, asked.mean(dim=0))
-    torch.testing.assert_close(network.standardise.running_var, asked.var(dim=0))
-    # what is always there, however large, does not reach fusion and presence
-    with torch.no_grad():
-        plain = _pass(network.eval(), _common(_images()), SIZES_HW_PX, batch)
-        network.language.register_forward_hook(lambda module, args, out: (out[0] + 50.0, out[1]))
-        network.standardise.running_mean += 50.0
-        moved = _pass(network, _common(_images()), SIZES_HW_PX, batch)
-    for name in ("mask_logits", "presence_logit"):
-        torch.testing.assert_close(moved[name], plain[name], atol=1e-3, rtol=0)
 
 
 def test_last_states_are_those_at_the_last_true():
