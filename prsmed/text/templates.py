@@ -294,6 +294,8 @@ def _read_bank(content: object, path: Path) -> TemplateBank:
 
 def _pairs_of(split: dict, where: str) -> tuple[tuple[str, str], ...]:
     """A split's `pairs`; or its `questions`, which one `answer` fits."""
+    if "questions" in split and "pairs" in split:
+        raise DataError(f"{where} has pairs and questions; give pairs, or questions with one answer")
     if "questions" in split:
         answer = _sentences([split.get("answer")], f"{where}.answer")[0]
         return tuple((question, answer) for question in _sentences(split["questions"], f"{where}.questions"))

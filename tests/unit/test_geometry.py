@@ -247,6 +247,7 @@ def test_centres_of_patches_as_a_share_of_the_image():
         [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]],
     ]
     assert in_image(centers).tolist() == [[True, True, False, False], [True] * 4]
+    assert in_image(Frame(8).patch_centers_norm(2, [(8, 4)])).tolist() == [[True, False, True, False]]
 
 
 def test_boxes_are_half_open():

@@ -236,6 +236,7 @@ def test_the_varied_questions_add_to_the_plain_ones_and_leave_the_test_alone(ban
 
 def test_one_answer_may_fit_all_questions(tmp_path):
     def one_answer(content):
+        del content["train"]["pairs"]
         content["train"]["answer"] = "The {target} {is} in the {position}."
         content["train"]["questions"] = ["{target}, where?", "And the {target}?"]
 
@@ -243,5 +244,13 @@ def test_one_answer_may_fit_all_questions(tmp_path):
     assert pairs == tuple(
         (question, "The {target} {is} in the {position}.") for question in ("{target}, where?", "And the {target}?")
     )
+
+
+def test_questions_need_their_answer_and_stand_alone(tmp_path):
+    def no_answer(content):
+        content["train"]["questions"] = [question for question, _ in content["train"].pop("pairs")]
+
     with pytest.raises(DataError, match=r"train\.answer"):
+        TemplateBank.load(edited(tmp_path, no_answer))
+    with pytest.raises(DataError, match="pairs and questions"):
         TemplateBank.load(edited(tmp_path, lambda content: content["train"].update(questions=["{target}?"])))
