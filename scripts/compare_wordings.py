@@ -9,7 +9,8 @@ gives one answer agrees with itself, so read the figures beside those of `prsmed
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,27 +61,30 @@ def mask_agreement(masks: Sequence[np.ndarray]) -> float:
     return float(dice_KK[np.triu_indices(len(masks), k=1)].mean())
 
 
-def same_statement(sentences: Sequence[str], target: str) -> bool:
-    """Whether all sentences state the same zones, or all that nothing is there; what cannot be read does not agree."""
-    said = {
-        (parsed.kind, *sorted(parsed.zones)) for parsed in (parse_position(text, target=target) for text in sentences)
-    }
-    return len(said) == 1 and ("unreadable",) not in said
+def pair_agreement(stated: Sequence[Hashable | None]) -> float:
+    """Share of all pairs that state the same; what cannot be read (None) agrees with nothing."""
+    pairs = list(combinations(stated, 2))
+    return sum(first is not None and first == second for first, second in pairs) / len(pairs)
+
+
+def statement(sentence: str, target: str) -> tuple[str, ...] | None:
+    """What a sentence states: zones, or that nothing is there; None where it cannot be read."""
+    parsed = parse_position(sentence, target=target)
+    return None if parsed.kind == "unreadable" else (parsed.kind, *sorted(parsed.zones))
 
 
 def compare(answers: Sequence[Answer], target: str) -> dict[str, Any]:
-    """How far the answers to one picture's wordings agree.
+    """How far the answers to one picture's wordings agree: pairs of masks by Dice, pairs of places by being the same.
 
-    `same_zone` reads the model's own sentences, `same_zone_shown` those that are shown (the rule's, where the model's
-    contradicts its mask), `same_zone_by_mask` the masks.
+    `zone` reads the model's own sentences, `zone_shown` those that are shown (the rule's, where the model's
+    contradicts its mask), `zone_by_mask` the masks.
     """
     objects = [answer.objects[0] for answer in answers]
-    zones = {tuple(sorted(finding.zone for finding in thing.findings)) for thing in objects}
     return {
         "dice": mask_agreement([thing.mask for thing in objects]),
-        "same_zone": same_statement([answer.model_text for answer in answers], target),
-        "same_zone_shown": same_statement([answer.text for answer in answers], target),
-        "same_zone_by_mask": len(zones) == 1,
+        "zone": pair_agreement([statement(answer.model_text, target) for answer in answers]),
+        "zone_shown": pair_agreement([statement(answer.text, target) for answer in answers]),
+        "zone_by_mask": pair_agreement([tuple(sorted(each.zone for each in thing.findings)) for thing in objects]),
     }
 
 
@@ -107,7 +111,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Chooses them.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the figures as JSON, picture by picture.")] = None,
 ) -> None:
-    """Print the mean Dice between the masks of all wordings, and the share of pictures with one and the same zone."""
+    """Print how often two wordings agree on mask and zone, and in how many pictures all wordings do."""
     predictor, manifest, bank = Predictor.load(model), read_manifest(dataset_dir), TemplateBank.load()
     compared = []
     for item in track(pictures_with_target(manifest, split, pictures, seed), description="asking in other words"):
@@ -116,14 +120,15 @@ def main(
         session = predictor.open(path, modality=modality, position=item.slice, series_uid=case.series_uid)
         answers = [session.ask(question) for question in questions_about(item.target.name, modality, bank)]
         compared.append({"key": item.key, "modality": modality, **compare(answers, item.target.name)})
-    figures = ("dice", "same_zone", "same_zone_shown", "same_zone_by_mask")
-    means = {name: float(np.mean([one[name] for one in compared])) for name in figures}
+    zones = {"zone": "the model's sentences", "zone_shown": "those that are shown", "zone_by_mask": "the masks"}
+    means = {name: float(np.mean([one[name] for one in compared])) for name in ("dice", *zones)}
+    means |= {f"same_{name}": float(np.mean([one[name] == 1 for one in compared])) for name in zones}
     typer.echo(f"{model}, split {split}: {len(compared)} pictures in {5 + len(WORDINGS)} wordings")
-    typer.echo(f"mean Dice between the masks {means['dice']:.3f}")
-    typer.echo(
-        f"same zone in the model's sentences {means['same_zone']:.3f}, in those shown {means['same_zone_shown']:.3f}"
-    )
-    typer.echo(f"same zone in the masks {means['same_zone_by_mask']:.3f}")
+    typer.echo(f"two wordings: mean Dice between the masks {means['dice']:.3f}")
+    for name, place in zones.items():
+        typer.echo(
+            f"two wordings have the same zone in {place}: {means[name]:.3f}; all have: {means['same_' + name]:.3f}"
+        )
     typer.echo(NOT_A_MEDICAL_DEVICE)
     if out:
         content = {"model": model, "split": split, "seed": seed, **means, "pictures": compared}

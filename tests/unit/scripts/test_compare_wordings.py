@@ -15,9 +15,10 @@ from scripts.compare_wordings import (
     WORDINGS,
     main,
     mask_agreement,
+    pair_agreement,
     pictures_with_target,
     questions_about,
-    same_statement,
+    statement,
 )
 from tests.unit.queries_set import write_query_set
 
@@ -35,12 +36,13 @@ def test_dice_of_all_pairs() -> None:
     assert mask_agreement([_row(), _row()]) == 1.0 and mask_agreement([_row(), _row(3)]) == 0.0
 
 
-def test_sentences_agree_where_all_state_the_same() -> None:
+def test_what_sentences_state_and_how_often_two_agree() -> None:
     left, also_left = "The polyp is in the top left of the image.", "The polyp is in the upper left of the image."
     none = "No polyp is visible in this image."
-    assert same_statement([left, also_left], "polyp") and same_statement([none, none], "polyp")
-    assert not same_statement([left, none], "polyp")
-    assert not same_statement(["It is somewhere."] * 2, "polyp")
+    assert statement(left, "polyp") == statement(also_left, "polyp") != statement(none, "polyp")
+    assert statement("It is somewhere.", "polyp") is None
+    assert pair_agreement(["a", "a", "a"]) == 1 and pair_agreement(["a", "a", "b"]) == pytest.approx(1 / 3)
+    assert pair_agreement([None, None]) == 0
 
 
 def test_five_templates_and_ten_sentences_of_no_template() -> None:
@@ -84,6 +86,9 @@ def test_each_picture_is_asked_in_every_wording(tmp_path: Path, monkeypatch, cap
     expected = [1 - 0.5 * count * (15 - count) / 105 for count in long]
     assert [one["dice"] for one in content["pictures"]] == pytest.approx(expected) and 0 < long[0] < 15
     assert content["same_zone"] == content["same_zone_by_mask"] == 0 and content["same_zone_shown"] == 1
+    expected = [1 - count * (15 - count) / 105 for count in long]
+    for name in ("zone", "zone_by_mask"):
+        assert [one[name] for one in content["pictures"]] == pytest.approx(expected)
     assert "2 pictures in 15 wordings" in capsys.readouterr().out
 
 
