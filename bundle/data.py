@@ -225,15 +225,19 @@ def read_requests(request_file: str | Path, image_dir: str | Path) -> list[dict[
 
 
 def checked_request(entry: Any) -> dict[str, Any]:
-    """`image`, `question`, `modality` and `series` (or None) and `position` (a `SliceRef` or None) of one entry.
+    """`image`, `question`, `modality`, `series`, `frame` and `position` (a `SliceRef`) of an entry; None where missing.
 
     Raises:
         RequestError: the entry is not a request.
     """
-    expected = "expected texts `image` and `question`, and optionally the texts `modality`, `series` and a `slice`"
+    expected = (
+        "expected texts `image` and `question`, and optionally the texts `modality`, `series`, a `slice`, a `frame`"
+    )
     if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("image", "question")):
         raise RequestError(f"got {entry!r}; {expected}")
-    place = entry.get("slice")
+    place, frame = entry.get("slice"), entry.get("frame")
+    if frame is not None and type(frame) is not int:
+        raise RequestError(f"{entry['image']}: got frame {frame!r}; expected a number, counted from 1")
     if place is None:
         position = None
     elif isinstance(place, Mapping) and place.get("axis") in SLICE_AXES and isinstance(place.get("index"), int):
@@ -243,4 +247,5 @@ def checked_request(entry: Any) -> dict[str, Any]:
             f'{entry["image"]}: got slice {place!r}; expected {{"axis": "axial", "index": 12}},'
             f" with an axis of {', '.join(SLICE_AXES)}"
         )
-    return {**{key: entry.get(key) for key in ("image", "question", "modality", "series")}, "position": position}
+    texts = {key: entry.get(key) for key in ("image", "question", "modality", "series")}
+    return {**texts, "frame": frame, "position": position}

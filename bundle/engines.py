@@ -140,6 +140,7 @@ class AnswerInferer(Inferer):
                 position=request["position"],
                 volume=self.volume,
                 series_uid=request["series"],
+                frame=request["frame"],
             )
             return session, session.ask(request["question"])
         except PrsmedError as error:

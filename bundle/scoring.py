@@ -25,6 +25,7 @@ from prsmed.metrics.summary import flat_metrics, selection_score, summarise
 from prsmed.samples import Item, edited_truth, findings_of, shown_truth
 from prsmed.text.naming import first_named
 from prsmed.text.parse import parse_position, zones_match
+from prsmed.text.templates import described_findings
 from prsmed.types import AnswerObject, Finding
 
 
@@ -140,14 +141,27 @@ def _facts(item: Item, findings: Sequence[Finding]) -> dict[str, Any]:
         "base": item.base,
         "present": bool(findings),
         "query_length": item.query.length if item.query else "",
-        "zones_truth": described_zones(findings) if len(findings) <= 2 else (),
+        "zones_truth": _all_zones(findings),
         "border_ambiguous": any(finding.border_ambiguous for finding in findings),
     }
 
 
+def _all_zones(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Zones where a sentence names all of them, else ()."""
+    return described_zones(findings) if not _are_many(findings) else ()
+
+
+def _stated_by_rule(findings: Sequence[Finding]) -> tuple[bool, list[str]]:
+    """What the rule's sentence says of findings: whether there are more than it names, and the zones it names."""
+    return _are_many(findings), sorted(described_zones(findings))
+
+
+def _are_many(findings: Sequence[Finding]) -> bool:
+    return len(described_findings(findings)) < len(findings)
+
+
 def _statement(item: Item, thing: AnswerObject, prediction: Prediction, findings: Sequence[Finding]) -> dict[str, Any]:
     truth = described_zones(findings)
-    shown = described_zones(thing.findings)
     text = prediction.model_text if item.query is None else None  # an explanation states no position
     parsed = parse_position(text, target=item.target.name) if text is not None else None
     if parsed is None:
@@ -162,8 +176,8 @@ def _statement(item: Item, thing: AnswerObject, prediction: Prediction, findings
         "presence_prob": thing.presence_prob,
         "says_present": thing.present,
         "mask_is_empty": not thing.mask.any(),
-        "zones_mask": shown,
-        "rule_right": sorted(shown) == sorted(truth),
+        "zones_mask": _all_zones(thing.findings),
+        "rule_right": _stated_by_rule(thing.findings) == _stated_by_rule(findings),
         "model_text": prediction.model_text or "",
         "text_kind": parsed.kind if parsed else "silent",
         "zones_text": tuple(parsed.zones) if parsed else (),

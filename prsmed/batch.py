@@ -36,6 +36,7 @@ class WorklistRow:
         number: from 1, the first row below the heading.
         image: a file, or a DICOM folder.
         series: UID of the one that is meant, where a DICOM folder holds several.
+        frame: which one of a DICOM video, counted from 1.
     """
 
     number: int
@@ -44,6 +45,7 @@ class WorklistRow:
     modality: str | None
     id: str
     series: str | None
+    frame: int | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Result:
 
 
 def read_worklist(path: Path) -> list[WorklistRow]:
-    """The rows of a worklist: columns `image` and `question`, and where there are any `modality`, `id`, `series`.
+    """The rows of a worklist: columns `image` and `question`; where there are any, `modality`, `id`, `series`, `frame`.
 
     Raises:
         RequestError: the file cannot be read, lacks a column, or has no rows.
@@ -72,14 +74,24 @@ def read_worklist(path: Path) -> list[WorklistRow]:
             table = csv.DictReader(stream)
             if missing := {"image", "question"} - set(table.fieldnames or ()):
                 raise RequestError(f"{path}: has no column {', '.join(sorted(missing))}; see docs/asking.md")
-            names = ("image", "question", "modality", "id", "series")
+            names = ("image", "question", "modality", "id", "series", "frame")
             cells = [{name: (row.get(name) or "").strip() for name in names} for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path}: cannot be read as a CSV of studies ({error}); see docs/asking.md") from error
     if not cells:
         raise RequestError(f"{path}: holds no row; see docs/asking.md")
+    if wrong := [row["frame"] for row in cells if row["frame"] and not row["frame"].isdecimal()]:
+        raise RequestError(f"{path}: frame {wrong[0]!r} is no number; see docs/asking.md")
     return [
-        WorklistRow(number, row["image"], row["question"], row["modality"] or None, row["id"], row["series"] or None)
+        WorklistRow(
+            number,
+            row["image"],
+            row["question"],
+            row["modality"] or None,
+            row["id"],
+            row["series"] or None,
+            int(row["frame"]) if row["frame"] else None,
+        )
         for number, row in enumerate(cells, start=1)
     ]
 
@@ -133,7 +145,9 @@ def _ask(
     try:
         if not row.image:
             raise RequestError(f"row {row.number}: names no image; fill in its cell")
-        session = predictor.open(root / row.image, modality=row.modality, volume=volume, series_uid=row.series)
+        session = predictor.open(
+            root / row.image, modality=row.modality, volume=volume, series_uid=row.series, frame=row.frame
+        )
         answer = session.ask(row.question, progress=slice_progress)
         session.write(folder, answer, dicom=dicom and session.source.series is not None)
     except PrsmedError as error:

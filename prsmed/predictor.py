@@ -70,6 +70,7 @@ class Predictor(LoadedModel):
         position: SliceRef | None = None,
         volume: VolumeOptions | None = None,
         series_uid: str | None = None,
+        frame: int | None = None,
     ) -> Session | VolumeSession:
         """Read an image once; then ask as often as you like.
 
@@ -79,6 +80,7 @@ class Predictor(LoadedModel):
             position: the one slice to look at; without it the whole volume is asked.
             volume: how a whole volume is asked.
             series_uid: which series, where a DICOM folder holds several.
+            frame: which frame of a DICOM video, counted from 1.
 
         Raises:
             DataError: the file cannot be read.
@@ -86,7 +88,7 @@ class Predictor(LoadedModel):
         """
         if modality is not None and modality not in MODALITIES:
             raise RequestError(f"modality {modality!r}: unknown; give one of {', '.join(MODALITIES)}")
-        source = read_image(Path(image), series_uid=series_uid)
+        source = read_image(Path(image), series_uid=series_uid, frame=frame)
         said = stated_modality(source, modality)
         prepared = self.preprocessing.prepare(source, modality=said.name)
         if source.is_volume and position is None:

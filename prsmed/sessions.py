@@ -246,6 +246,8 @@ class VolumeSession:
         if side:
             kept, notes = self._only_on_side(components, kept, side)
             warnings = [*warnings, *notes]
+        asked_for, kept = kept, kept[: self.options.keep_largest]  # the largest of the side that was asked about
+        removed += len(asked_for) - len(kept)
         parts = [components.merged(kept)] if kept and kind == "organ" else kept
         findings = [
             volume_finding(part, self._words(components, part), number=number, frame=self.frame)

@@ -225,9 +225,8 @@ def voxel_mm3(affine_ijk_to_ras: np.ndarray | Sequence[Sequence[float]]) -> floa
 
 
 def large_enough(components: Sequence[Component], options: VolumeOptions, voxel_mm3: float) -> list[Component]:
-    """The components that stay, by their volume and their number."""
-    large = [part for part in components if part.voxels * voxel_mm3 >= options.min_volume_mm3]
-    return large[: options.keep_largest]
+    """The components that stay by their volume."""
+    return [part for part in components if part.voxels * voxel_mm3 >= options.min_volume_mm3]
 
 
 def volume_finding(component: Component, finding: Finding, *, number: int, frame: VolumeFrame) -> VolumeFinding:

@@ -95,7 +95,7 @@ def serve(
     """Serve questions about a folder of images to 3D Slicer."""
     import uvicorn
 
-    if not (host == "localhost" or ipaddress.ip_address(host).is_loopback) and not realm:
+    if not _is_loopback(host) and not realm:
         raise RequestError(f"--host {host}: can be reached by others, so that they must log in; give --realm")
     if _is_url(studies) and "@" in studies:
         raise RequestError("--studies: the address holds a password; give it in MONAI_LABEL_DICOMWEB_PASSWORD")
@@ -111,6 +111,14 @@ def serve(
     typer.echo(f"Enter http://{host}:{port} in Slicer; stop with Ctrl-C. {NOT_A_MEDICAL_DEVICE}")
     # uvicorn's own access log would name images; the gate's does not
     uvicorn.run(application, host=host, port=port, access_log=False, log_level="warning", server_header=False)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host; of a name other than localhost nothing is known."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_url(studies: str) -> bool:

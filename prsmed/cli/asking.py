@@ -45,6 +45,7 @@ def ask(
     min_volume: Annotated[float | None, typer.Option(help=_MIN_VOLUME_HELP, show_default="14")] = None,
     keep_largest: Annotated[int | None, typer.Option(help=_KEEP_HELP)] = None,
     series: Annotated[str | None, typer.Option(help="Series UID, where a DICOM folder holds several.")] = None,
+    frame: Annotated[int | None, typer.Option(help="Which frame of a DICOM video, counted from 1.")] = None,
     dicom: Annotated[bool, typer.Option("--dicom", help=_DICOM_HELP)] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Of one image: print the whole answer record.")] = False,
@@ -57,7 +58,7 @@ def ask(
 
     Writes the answer record, the mask at the image's own size and an overlay into --out; a folder of images gets one
     numbered folder each and answers.csv. An image that cannot be read does not stop the others. A folder of DICOM files
-    is one volume.
+    alone is one volume; where other images lie beside them, every file is asked by itself.
 
     tiny knows generated phantoms only; small and medisee are first trainings, see their cards in models/. Research
     software, not a medical device.
@@ -71,7 +72,9 @@ def ask(
     predictor.require_task(task)
 
     def answer_one(path: Path, folder: Path) -> Answer:
-        session = predictor.open(path, modality=modality, position=position, volume=volume, series_uid=series)
+        session = predictor.open(
+            path, modality=modality, position=position, volume=volume, series_uid=series, frame=frame
+        )
         if dicom:
             require_dicom(session.source)
         with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -95,9 +98,10 @@ def ask(
 
 
 def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answer]) -> None:
-    from prsmed.data.readers import image_suffix
+    from prsmed.data.readers import image_suffix, is_dicom
 
-    paths = sorted(path for path in images.rglob("*") if path.is_file() and image_suffix(path))
+    files = sorted(path for path in images.rglob("*") if path.is_file())
+    paths = [path for path in files if image_suffix(path) or is_dicom(path)]
     if not paths:
         raise DataError(f"{images}: holds no image that can be read; give a folder of pictures, NIfTI or DICOM files")
     rows: list[dict[str, str]] = []
@@ -137,7 +141,7 @@ def batch(
     worklist: Annotated[
         Path,
         typer.Argument(
-            help="CSV with the columns image, question and, if known, modality, id and series (a Series Instance UID)."
+            help="CSV with the columns image, question and, if known, modality, id, series (a UID) and frame."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Where results.csv and one folder for each row go.")],

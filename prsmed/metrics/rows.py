@@ -48,11 +48,11 @@ class ScoreRow:
         query_kind: "template" or the kind of the case's own question.
         present: whether the true mask holds anything.
         zones_truth: zones of the true findings that a truthful sentence names, () for none and for more than two.
-        zones_mask: the same, of the predicted mask; what `rule_text` says.
+        zones_mask: the same, of the predicted mask.
         text_kind: "positions", "none", "unreadable", or "silent" for a system that gives no sentences and for a
             question whose answer is an explanation.
         zones_text: zones the sentence names; `zones_right`: they are the true ones, or "none" is true.
-        rule_right: the same, of the predicted mask's own zones.
+        rule_right: the rule's sentence about the predicted mask says what it says about the true one.
         border_ambiguous: a true finding changes its zone when it moves by 2 %.
         contradiction: sentence, mask and presence disagree.
         query_length: "short" or "long" of the case's own question, else "".

@@ -41,7 +41,8 @@ _PICTURE_SIDE = re.compile(
 _PAIRED = (
     r"(?:lungs?|(?:upper|middle|lower|frontal|temporal|parietal|occipital) lobe|thyroid lobe|hemithorax|hilum|"
     r"costophrenic angle|hemisphere|lateral ventricle|orbit|eye|ear|maxillary sinus|parotid|kidneys?|adrenal|breast|"
-    r"axilla|ovary|testis|shoulder|clavicle|scapula|humerus|arm|elbow|forearm|wrist|hand(?! side)|ribs?|hip|femur|"
+    r"axilla|ovary|testis|shoulder|clavicle|scapula|humerus|arm|elbow|forearm|wrist|"
+    r"hand(?! (?:side|corner|edge|half|part|third|quarter|quadrant|upper|lower)\b)|ribs?|hip|femur|"
     r"thigh|knee|leg|tibia|ankle|foot)"
 )
 _WHOLE = r"(?:patient|body|chest|thorax|brain|head|skull|abdomen|pelvis|neck)"

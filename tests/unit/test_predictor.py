@@ -19,6 +19,8 @@ from prsmed.predictor import Predictor
 from prsmed.samples import collate
 from prsmed.text.findings import find
 from prsmed.types import AnswerObject, SliceRef
+from tests.unit.data.readers.made_dicom import picture as dicom_picture
+from tests.unit.data.readers.made_dicom import save
 from tests.unit.small_networks import ROW, TOKENIZER, small_network, small_text
 
 THRESHOLDS = {"mask": 0.5, "presence": 0.5}
@@ -294,3 +296,14 @@ def test_zones_that_a_truthful_sentence_names():
     assert described_zones(_thing(TOP_LEFT, BOTTOM_RIGHT).findings) == ("top-left", "bottom-right")
     assert described_zones(_thing(TOP_LEFT, BOTTOM_RIGHT, TOP_RIGHT).findings) == ("top-left",)
     assert described_zones([]) == ()
+
+
+def test_one_frame_of_a_video_is_asked(predictor, tmp_path):
+    frames_NHW = np.zeros((3, 30, 40), np.uint8)
+    frames_NHW[1, 5:20, 5:20] = 200
+    video = dicom_picture(frames_NHW[0], Modality="ES", NumberOfFrames=3)
+    video.PixelData = frames_NHW.tobytes()
+    path = save(tmp_path, video) / "0.dcm"
+    np.testing.assert_array_equal(predictor.open(path, frame=2).source.array[..., 0], frames_NHW[1])
+    with pytest.raises(DataError, match="has no frame 4; choose one from 1 to 3"):
+        predictor.open(path, frame=4)

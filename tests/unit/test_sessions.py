@@ -178,6 +178,16 @@ def test_a_question_about_one_side_of_the_patient(
     assert any(f"only the patient's {side} side" in line for line in answer.warnings)
 
 
+def test_the_largest_are_those_of_the_side_asked_about(predictor: Predictor, bright: list, tmp_path: Path) -> None:
+    larger = tuple(slice(part.start, part.stop + 2) for part in LEFT)
+    options = VolumeOptions(keep_largest=1)
+    session = predictor.open(write_ct(tmp_path / "a.nii.gz", larger, RIGHT), modality="ct", volume=options)
+    for question, side in ((QUESTION, "left"), ("Is there a lung nodule in the right lung?", "right")):
+        statistics = session.ask(question).volume_statistics
+        assert [finding["patient_side"] for finding in statistics["findings"]] == [side]
+        assert statistics["cleaning"]["components_removed"] == (1 if side == "left" else 0)
+
+
 def test_nothing_on_the_side_asked_about(predictor: Predictor, bright: list, tmp_path: Path) -> None:
     path = write_ct(tmp_path / "a.nii.gz", LEFT)
     for position in (None, SliceRef("axial", 3)):
@@ -241,6 +251,16 @@ def test_dicom_results_need_dicom(predictor: Predictor, bright: list, tmp_path: 
         with pytest.raises(RequestError, match=r"is not DICOM.*leave --dicom away"):
             session.write(tmp_path / "out", answer, dicom=True)
         assert not (tmp_path / "out").exists()
+
+
+def test_nothing_of_an_earlier_answer_stays(predictor: Predictor, bright: list, tmp_path: Path) -> None:
+    path, out = write_ct(tmp_path / "a.nii.gz", LEFT), tmp_path / "out"
+    out.mkdir()
+    (out / "slices.dcm").write_text("somebody else's")
+    for position, files in ((None, {"mask.nii.gz", "slices.png"}), (SliceRef("axial", 3), set())):
+        session = predictor.open(path, modality="ct", position=position)
+        session.write(out, session.ask(QUESTION))
+        assert {file.name for file in out.iterdir()} - files == {"answer.json", "mask.png", "overlay.png", "slices.dcm"}
 
 
 def test_a_folder_that_cannot_be_written(predictor: Predictor, bright: list, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from prsmed.types import NOT_A_MEDICAL_DEVICE
+from tests.unit.data.readers.made_dicom import picture, save
 from tests.workflow.conftest import Trained
 
 Command = Callable[..., int]
@@ -120,15 +121,16 @@ def test_a_folder_of_images(
     shutil.copy(volume_of(trained), images / "c.nii.gz")
     write_png(images / "more" / "d.png", 40, 50)
     (images / "notes.txt").write_text("not an image")
+    save(images / "more", picture(np.full((30, 40), 90, np.uint8), Modality="ES"), names=["IM0001"])
     options = ("--modality", "endoscopy", "--model", trained.model, "--out", tmp_path / "out")
     assert prsmed("ask", images, "Where is the polyp?", *options) == 0
     with (tmp_path / "out" / "answers.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["image"] for row in rows] == ["a.png", "b.png", "c.nii.gz", "more/d.png"]
-    assert [bool(row["error"]) for row in rows] == [False, True, True, False]
-    assert [bool(row["text"]) for row in rows] == [True, False, False, True]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0001", "0004", "answers.csv"]
-    assert "2 answered, 2 not" in capsys.readouterr().out
+    assert [row["image"] for row in rows] == ["a.png", "b.png", "c.nii.gz", "more/IM0001", "more/d.png"]
+    assert [bool(row["error"]) for row in rows] == [False, True, True, False, False]
+    assert [bool(row["text"]) for row in rows] == [True, False, False, True, True]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0001", "0004", "0005", "answers.csv"]
+    assert "3 answered, 2 not" in capsys.readouterr().out
 
 
 @dataclass

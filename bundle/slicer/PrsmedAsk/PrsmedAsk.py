@@ -12,7 +12,7 @@ from pathlib import Path
 import qt
 import slicer
 import vtk
-from prsmed_ask.conversation import Conversation, answer_lines, segment_name
+from prsmed_ask.conversation import Conversation, answer_lines, new_segments, segment_name
 from prsmed_ask.server import LabelServer, ServerError
 from prsmed_ask.slices import axial_index
 from slicer.ScriptedLoadableModule import (
@@ -172,6 +172,7 @@ class PrsmedAskLogic(ScriptedLoadableModuleLogic):
         self.conversation = Conversation()
         self.session_id = ""
         self.segmentation = None
+        self.earlier_ids = set()
         self.modality = ""
 
     def ask(self, volume, question, modality, slice_index=None, *, model="prsmed"):
@@ -197,21 +198,26 @@ class PrsmedAskLogic(ScriptedLoadableModuleLogic):
             self.segmentation.CreateDefaultDisplayNodes()
             self.segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         node = slicer.util.loadLabelVolume(str(label))
-        before = self.segmentation.GetSegmentation().GetNumberOfSegments()
+        segmentation = self.segmentation.GetSegmentation()
+        self.earlier_ids = set(segmentation.GetSegmentIDs())
         slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(node, self.segmentation)
         slicer.mrmlScene.RemoveNode(node)
-        segmentation = self.segmentation.GetSegmentation()
-        for index in range(before, segmentation.GetNumberOfSegments()):
-            segmentation.GetNthSegment(index).SetName(name)
+        for segment_id in new_segments(segmentation.GetSegmentIDs(), self.earlier_ids):
+            segmentation.GetSegment(segment_id).SetName(name)
 
     def save_label(self, volume, answer):
-        """Save the newest segment on the grid of its image; the image must be one of the studies."""
+        """Save what answers the last question, on the grid of its image; the image must be one of the studies.
+
+        That is every segment that came with the answer or was drawn after it; where there is none, an empty label.
+        """
         if self.server is None or not self.conversation.turns or self.segmentation is None:
             raise ServerError("ask a question first")
-        segmentation = self.segmentation.GetSegmentation()
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
-        last = [segmentation.GetNthSegmentID(segmentation.GetNumberOfSegments() - 1)]
-        slicer.modules.segmentations.logic().ExportSegmentsToLabelmapNode(self.segmentation, last, node, volume)
+        ids = new_segments(self.segmentation.GetSegmentation().GetSegmentIDs(), self.earlier_ids)
+        if ids:
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+            slicer.modules.segmentations.logic().ExportSegmentsToLabelmapNode(self.segmentation, ids, node, volume)
+        else:
+            node = slicer.modules.volumes.logic().CreateAndAddLabelVolume(slicer.mrmlScene, volume, "label")
         label = self.folder / "corrected.nii.gz"
         slicer.util.saveNode(node, str(label))
         slicer.mrmlScene.RemoveNode(node)

@@ -106,13 +106,24 @@ def _read_headers(path: Path) -> tuple[list[Dataset], list[str]]:
         return _parse([path], path), []
     files = sorted(file for file in path.rglob("*") if file.is_file())
     ours = [file for file in files if is_dicom(file)]
-    ignored = len(files) - len(ours)
-    return _parse(ours, path), [f"{ignored} files in the folder that are not DICOM were ignored"] if ignored else []
+    others = [file for file in files if file not in set(ours)]
+    headers = _parse(ours, path, cut_off=sum(map(_is_cut_off, others)))
+    return headers, [f"{len(others)} files in the folder that are not DICOM were ignored"] if others else []
 
 
-def _parse(files: list[Path], path: Path) -> list[Dataset]:
+def _is_cut_off(file: Path) -> bool:
+    """Whether a file that does not begin like DICOM should: its name says so, or it has no suffix and nothing in it."""
+    if file.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    try:
+        return not file.suffix and not file.name.startswith(".") and file.stat().st_size == 0
+    except OSError:
+        return True
+
+
+def _parse(files: list[Path], path: Path, *, cut_off: int = 0) -> list[Dataset]:
     headers: list[Dataset] = []
-    damaged = 0
+    damaged = cut_off
     for file in files:
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_HEADER_TAGS)
@@ -124,7 +135,8 @@ def _parse(files: list[Path], path: Path) -> list[Dataset]:
             damaged += 1
     if damaged:
         raise DataError(
-            f"{path}: the headers of {damaged} of {len(files)} DICOM files are truncated or damaged; export them again"
+            f"{path}: the headers of {damaged} of {len(files) + cut_off} DICOM files are truncated or damaged; export"
+            " them again"
         )
     return headers
 
@@ -139,7 +151,9 @@ def _choose(images: list[Dataset], series_uid: str | None, path: Path) -> list[D
     rest = f", and {len(listed) - _SERIES_NAMED_AT_MOST} more" if len(listed) > _SERIES_NAMED_AT_MOST else ""
     series = ", ".join(listed[:_SERIES_NAMED_AT_MOST]) + rest
     wanted = "expected one" if series_uid is None else f"series_uid {series_uid} is not among them"
-    raise DataError(f"{path}: holds {len(counts)} series ({series}), {wanted}; choose one by its UID with series_uid")
+    raise DataError(
+        f"{path}: holds {len(counts)} series ({series}), {wanted}; choose one by its UID (series, or series_uid)"
+    )
 
 
 def _is_image(header: Dataset) -> bool:

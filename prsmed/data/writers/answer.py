@@ -13,11 +13,15 @@ from prsmed.data.writers.picture import contact_sheet, draw_overlay, write_mask,
 from prsmed.errors import DataError
 from prsmed.types import Answer, SourceImage
 
+_OURS = ("mask.png", "overlay.png", "mask.nii.gz", "slices.png", "mask.dcm", "report.dcm")
+
 
 def write_answer(
     folder: Path, answer: Answer, picture_HWC: np.ndarray, *, files: Mapping[str, str] | None = None
 ) -> None:
     """Write mask.png, overlay.png and, last of all, answer.json into `folder`.
+
+    What an earlier answer wrote there and this one does not have is removed: nothing is to speak for another question.
 
     Args:
         picture_HWC: uint8 (H, W, 1 or 3), what was asked about, on the masks' grid.
@@ -30,6 +34,8 @@ def write_answer(
     record = {**answer.to_json(), "files": {"mask": "mask.png", "overlay": "overlay.png", **(files or {})}}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in _written_before(folder) - set(record["files"].values()):
+            (folder / name).unlink(missing_ok=True)
         write_mask(folder / "mask.png", thing.mask)
         write_overlay(
             folder / "overlay.png",
@@ -41,6 +47,15 @@ def write_answer(
         (folder / "answer.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"{folder}: the answer cannot be written ({error}); choose another output folder") from error
+
+
+def _written_before(folder: Path) -> set[str]:
+    """Those of our files that an earlier answer in this folder says it wrote; a user's own files are none of them."""
+    try:
+        files = json.loads((folder / "answer.json").read_text(encoding="utf-8"))["files"].values()
+        return {name for name in files if name in _OURS}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return set()
 
 
 def write_volume(
@@ -98,6 +113,7 @@ def write_dicom(
         sentence=answer.text,
         question=answer.question,
         contradictions=answer.contradictions,
+        warnings=answer.warnings,
         model=answer.model,
         key_slice=answer.key_slice,
         volume_ml=statistics["volume_ml"] if statistics else None,

@@ -19,6 +19,17 @@ from prsmed.errors import DataError
 from prsmed.types import NOT_A_MEDICAL_DEVICE, SourceImage
 
 SHORT_NOTICE = NOT_A_MEDICAL_DEVICE.split(":")[0]  # fits the 64 characters of an LO
+_MAY_BE_EMPTY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
 _SERIES_NUMBER = 9001  # far from a scanner's own; the standard asks for a number, not for an order
 
 
@@ -60,29 +71,24 @@ def write_dicom_seg(
         return None
     frames_NRC = _source_frames(mask_ijk, image, sources)
     made = "drawn" if model is None else "corrected" if is_corrected else "predicted"
-    try:
-        segmentation = build_quietly(
-            hd.seg.Segmentation,
-            source_images=sources,
-            pixel_array=frames_NRC,
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_description(target, kind, model, is_corrected)],
-            series_instance_uid=hd.UID(),
-            series_number=_SERIES_NUMBER,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="prsmed",
-            manufacturer_model_name=str(model["name"] if model else "prsmed")[:64],
-            software_versions=prsmed.__version__,
-            device_serial_number="none",  # type 1 in the standard, and software has none
-            content_description=SHORT_NOTICE,
-            series_description=f"prsmed: {made} segmentation",
-        )
-    # highdicom's reasons may quote the patient's tags
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{image.path}: cannot be the source of a SEG ({type(error).__name__}); write the mask as NIfTI or PNG"
-        ) from error
+    segmentation = build_quietly(
+        hd.seg.Segmentation,
+        image,
+        source_images=sources,
+        pixel_array=frames_NRC,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_description(target, kind, model, is_corrected)],
+        series_instance_uid=hd.UID(),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="prsmed",
+        manufacturer_model_name=str(model["name"] if model else "prsmed")[:64],
+        software_versions=prsmed.__version__,
+        device_serial_number="none",  # type 1 in the standard, and software has none
+        content_description=SHORT_NOTICE,
+        series_description=f"prsmed: {made} segmentation",
+    )
     if not image.is_volume:
         segmentation.PatientOrientation = sources[0].get("PatientOrientation")  # type 2C without a plane orientation
     return save_dicom(segmentation, Path(path))
@@ -113,6 +119,12 @@ def source_headers(image: SourceImage) -> list[pydicom.Dataset]:
     for source in sources:  # scanners write 0 for "unknown", which is invalid and would be copied
         if "PixelSpacing" in source and not all(source.PixelSpacing or [0]):
             del source.PixelSpacing
+        is_slice = image.is_volume and "ImagePositionPatient" in source
+        if is_slice and image.spacing_mm and not source.get("SliceThickness"):  # it may be empty, the step is known
+            source.SliceThickness = image.spacing_mm[-1]
+        for keyword in _MAY_BE_EMPTY:  # type 2; anonymisers take them out
+            if keyword not in source:
+                setattr(source, keyword, None)
     return sources
 
 
@@ -121,10 +133,21 @@ def coded(code: Code) -> hd.sr.CodedConcept:
     return hd.sr.CodedConcept(code.value, code.scheme, code.meaning)
 
 
-def build_quietly(sop_class: Callable[..., pydicom.Dataset], **arguments: Any) -> pydicom.Dataset:
-    """Build a DICOM object in UTF-8, without highdicom's warnings: they quote the patient's name."""
-    with warnings.catch_warnings(action="ignore"):
-        return sop_class(specific_character_set="ISO_IR 192", **arguments)
+def build_quietly(sop_class: Callable[..., pydicom.Dataset], image: SourceImage, **arguments: Any) -> pydicom.Dataset:
+    """Build a DICOM object in UTF-8, without highdicom's warnings: they quote the patient's name.
+
+    Raises:
+        DataError: the headers of the image it is about do not allow it.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return sop_class(specific_character_set="ISO_IR 192", **arguments)
+    # highdicom's reasons may quote the patient's tags
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{image.path}: no DICOM result can refer to it ({type(error).__name__}); leave --dicom away, the mask is"
+            " written as NIfTI or PNG"
+        ) from error
 
 
 def save_dicom(dataset: pydicom.Dataset, path: Path) -> Path:

@@ -18,7 +18,7 @@ from prsmed.data.slicing import volume_frame
 from prsmed.data.writers.dicom_seg import build_quietly, coded, save_dicom, source_headers
 from prsmed.errors import DataError
 from prsmed.geometry import VolumeFrame, lps_ras
-from prsmed.types import NOT_A_MEDICAL_DEVICE, Finding, SliceRef, SourceImage
+from prsmed.types import MODALITY_OF_DICOM, NOT_A_MEDICAL_DEVICE, Finding, SliceRef, SourceImage
 
 _SERIES_NUMBER = 9002
 # Row 12 of TID 1500: the home of texts and codes that belong to the whole report.
@@ -35,6 +35,7 @@ def write_dicom_sr(
     sentence: str,
     question: str,
     contradictions: Sequence[str],
+    warnings: Sequence[str],
     model: Mapping[str, Any],
     key_slice: SliceRef | None = None,
     volume_ml: float | None = None,
@@ -42,9 +43,9 @@ def write_dicom_sr(
 ) -> Path:
     """Write what was found, one measurement group for each finding, and the words as text.
 
-    A group holds the finding's code and site, its area where millimetres are known, and its box: SCOORD on a picture,
-    SCOORD3D in the patient for the key slice of a volume. Nothing found is a group that states "Absent". The report
-    is neither complete nor verified: a person has to do that.
+    A group holds the finding's code and site, its area where millimetres in the patient are known, and its box: SCOORD
+    on a picture, SCOORD3D in the patient for the key slice of a volume. Nothing found is a group that states "Absent".
+    The report is neither complete nor verified: a person has to do that.
 
     Args:
         path: the file; its folder is made where missing.
@@ -53,6 +54,7 @@ def write_dicom_sr(
         target, kind: what was asked for; codes.json says how it is coded.
         sentence: the answer as it is shown.
         contradictions: where words and mask disagree.
+        warnings: what else the reader has to know.
         model: its `name` and `version`.
         key_slice: the slice that the findings' boxes are on; without it a volume's findings have no region.
         volume_ml: of the whole mask, where known; it is written with the reference to the SEG.
@@ -82,9 +84,10 @@ def write_dicom_sr(
         procedure_reported=codes.SCT.ImagingProcedure,
         imaging_measurements=groups,
     )
-    report[0].ContentSequence.append(_texts(sentence, question, contradictions))
+    report[0].ContentSequence.append(_texts(sentence, question, contradictions, warnings))
     document = build_quietly(
         hd.sr.Comprehensive3DSR,
+        image,
         evidence=evidence,
         content=report,
         series_instance_uid=hd.UID(),
@@ -107,7 +110,8 @@ def _finding_group(
     common: Mapping[str, Any],
 ) -> Any:
     group = dict(common, tracking_identifier=_tracking(f"finding {number}"), finding_sites=_sites(entry, finding))
-    if finding.area_mm2 is not None:
+    # an X-ray is magnified: its millimetres are usually those of the detector, and no sentence states them either
+    if finding.area_mm2 is not None and MODALITY_OF_DICOM.get(image.dicom_modality or "") != "x-ray":
         group["measurements"] = [hd.sr.Measurement(codes.SCT.Area, finding.area_mm2, codes.UCUM.SquareMillimeter)]
     region = _box_region(finding, image, sources, key_slice)
     if region is None:
@@ -211,10 +215,13 @@ def _observer(model: Mapping[str, Any]) -> hd.sr.ObservationContext:
     )
 
 
-def _texts(sentence: str, question: str, contradictions: Sequence[str]) -> hd.sr.ContainerContentItem:
+def _texts(
+    sentence: str, question: str, contradictions: Sequence[str], warnings: Sequence[str]
+) -> hd.sr.ContainerContentItem:
     comments = [
         f"Question: {question}",
         *(f"Contradiction: {text}" for text in contradictions),
+        *(f"Note: {text}" for text in warnings),
         NOT_A_MEDICAL_DEVICE,
         f"Written by prsmed {prsmed.__version__}; not reviewed by a person.",
     ]

@@ -210,6 +210,7 @@ def test_a_request_is_completed() -> None:
         "question": "Where?",
         "modality": None,
         "series": None,
+        "frame": None,
         "position": SliceRef("axial", 12),
     }
 
@@ -227,6 +228,7 @@ def test_a_request_is_completed() -> None:
         {**REQUEST, "slice": {"axis": ["axial"], "index": 1}},
         {**REQUEST, "slice": {"axis": "oblique", "index": 1}},
         {**REQUEST, "slice": {"axis": "axial", "index": "1"}},
+        {**REQUEST, "frame": "2"},
     ],
 )
 def test_a_bad_request_is_refused(entry: Any) -> None:

@@ -105,7 +105,16 @@ def test_a_system_that_only_draws() -> None:
 def test_three_findings_have_no_zones_to_be_right_about() -> None:
     three = square(2, 2) | square(2, 45) | square(45, 2)
     row = score(three, three, "x")
-    assert row.zones_truth == () and row.mask.lesions_true == row.mask.lesions_found == 3
+    assert row.zones_truth == row.zones_mask == () and row.mask.lesions_true == row.mask.lesions_found == 3
+    assert row.rule_right
+
+
+def test_more_blobs_are_no_better() -> None:
+    """One polyp, and beside it one or two others drawn: the rule's sentence is wrong both times."""
+    two, three = (square(2, 2) | other for other in (square(2, 45), square(2, 45) | square(45, 2)))
+    rows = [score(drawn_HW, square(2, 2), RIGHT) for drawn_HW in (two, three)]
+    assert [row.rule_right for row in rows] == [False, False]
+    assert rows[0].zones_mask and rows[1].zones_mask == ()
 
 
 @pytest.mark.parametrize(

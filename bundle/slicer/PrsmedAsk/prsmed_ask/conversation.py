@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,11 @@ class Conversation:
 def segment_name(params: dict[str, Any]) -> str:
     """The name of the segment that shows an answer; a colon and the sentence are cut to what fits a list."""
     return next(iter(params.get("label_names") or {}), "nothing visible")
+
+
+def new_segments(ids: Iterable[str], earlier_ids: Container[str]) -> list[str]:
+    """The segments of the last question: those that were not there when its answer came."""
+    return [segment_id for segment_id in ids if segment_id not in earlier_ids]
 
 
 def answer_lines(params: dict[str, Any]) -> list[str]:

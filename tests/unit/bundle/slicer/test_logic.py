@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parents[4] / "bundle/slicer/PrsmedAsk"
 sys.path.insert(0, str(FOLDER))
 
 from prsmed_ask import multipart  # noqa: E402
-from prsmed_ask.conversation import Conversation, answer_lines, segment_name  # noqa: E402
+from prsmed_ask.conversation import Conversation, answer_lines, new_segments, segment_name  # noqa: E402
 from prsmed_ask.server import LabelServer, ServerError  # noqa: E402
 from prsmed_ask.slices import axial_index  # noqa: E402
 
@@ -162,3 +162,8 @@ def test_head_to_feet_may_be_another_stored_axis() -> None:
     """A sagittal acquisition: I runs to the front, J to the head with 2 mm, K to the right."""
     affine = np.array([[0, 0, 5.0, 0], [1.0, 0, 0, 0], [0, 2.0, 0, -10], [0, 0, 0, 1]])
     assert axial_index(np.linalg.inv(affine).tolist(), affine.tolist(), (30, 40, 8), 14.0) == 12
+
+
+def test_what_is_saved_belongs_to_the_last_question() -> None:
+    assert new_segments(["nodule", "tumour", "drawn by hand"], {"nodule"}) == ["tumour", "drawn by hand"]
+    assert new_segments(["nodule"], {"nodule"}) == []

@@ -97,6 +97,15 @@ def test_what_does_not_belong_is_ignored_with_a_note(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("name", "size"), [("9.dcm", 0), ("9.dcm", 100), ("IM0009", 0)])
+def test_a_file_that_was_not_copied_whole_is_no_shorter_volume(name, size, tmp_path):
+    save(tmp_path, slice_of(0), slice_of(1))
+    (tmp_path / name).write_bytes((tmp_path / "1.dcm").read_bytes()[:size])
+    (tmp_path / ".lock").touch()
+    with pytest.raises(DataError, match="headers of 1 of 3 DICOM files are truncated or damaged"):
+        read_image(tmp_path)
+
+
 def test_a_scout_is_a_picture(tmp_path):
     image = _read(tmp_path, slice_of(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     assert not image.is_volume and "not a slice" in image.notes[-1]

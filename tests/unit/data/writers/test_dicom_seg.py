@@ -106,6 +106,16 @@ def test_two_results_share_no_identifier(image: SourceImage, tmp_path: Path) -> 
     assert one.SOPInstanceUID != other.SOPInstanceUID and one.SeriesInstanceUID != other.SeriesInstanceUID
 
 
+@pytest.mark.parametrize("thickness", ["", None])
+def test_a_thickness_that_is_not_stated_is_the_step_between_slices(thickness: str | None, tmp_path: Path) -> None:
+    image = read_image(save(tmp_path / "ct", *ct_slices(SliceThickness=thickness)))
+    mask = noise_mask(image)
+    path = written(tmp_path / "seg.dcm", mask, image)
+    np.testing.assert_array_equal(read_seg_mask(path, FIRST, image), mask)
+    shared = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0]
+    assert shared.PixelMeasuresSequence[0].SliceThickness == 2.5
+
+
 def test_an_empty_mask_is_no_seg(image: SourceImage, tmp_path: Path) -> None:
     empty = np.zeros(image.array.shape, bool)
     path = tmp_path / "seg.dcm"

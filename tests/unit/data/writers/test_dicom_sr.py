@@ -24,6 +24,7 @@ ANSWER: dict[str, Any] = {
     "sentence": "There is a nodule. 结节。",
     "question": "Where is the nodule?",
     "contradictions": ["the words say left, the mask says right"],
+    "warnings": ["the side cannot be told"],
     "model": MODEL,
 }
 MIDDLE = SliceRef("axial", 1)
@@ -72,7 +73,7 @@ def test_the_words_are_in_it(image: SourceImage, tmp_path: Path) -> None:
     assert texts == [ANSWER["sentence"]]
     comments = [item.TextValue for item in named(path, "Comment")]
     assert comments[:2] == [f"Question: {ANSWER['question']}", f"Contradiction: {ANSWER['contradictions'][0]}"]
-    assert NOT_A_MEDICAL_DEVICE in comments
+    assert comments[2] == f"Note: {ANSWER['warnings'][0]}" and NOT_A_MEDICAL_DEVICE in comments
     report = pydicom.dcmread(path)
     assert (report.CompletionFlag, report.VerificationFlag) == ("PARTIAL", "UNVERIFIED")
     assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
@@ -141,6 +142,20 @@ def test_the_box_on_a_picture(ultrasound: SourceImage, tmp_path: Path) -> None:
 def test_without_a_key_slice_a_volume_has_no_region(image: SourceImage, tmp_path: Path) -> None:
     path = write_dicom_sr(tmp_path / "sr.dcm", image, findings=[a_finding(area_mm2=1.0)], **ANSWER)
     assert not named(path, "Image Region") and named(path, "Area")
+
+
+def test_an_x_ray_has_no_area(tmp_path: Path) -> None:
+    tags = STUDY | {"Modality": "DX", "SOPClassUID": pydicom.uid.DigitalXRayImageStorageForPresentation}
+    x_ray = read_image(save(tmp_path / "dx", picture(np.ones((4, 5), np.uint8), **tags)) / "0.dcm")
+    path = write_dicom_sr(tmp_path / "sr.dcm", x_ray, findings=[a_finding(area_mm2=2.04)], **ANSWER)
+    assert named(path, "Image Region") and not named(path, "Area")
+
+
+def test_what_an_anonymiser_took_out_is_empty(tmp_path: Path) -> None:
+    gone = dict.fromkeys(("PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber", "ReferringPhysicianName"))
+    image = read_image(save(tmp_path / "ct", *ct_slices(**gone)))
+    report = pydicom.dcmread(write_dicom_sr(tmp_path / "sr.dcm", image, findings=[], **ANSWER))
+    assert not report.PatientBirthDate and not report.StudyID
 
 
 def test_nothing_visible_is_an_absence(image: SourceImage, tmp_path: Path) -> None:

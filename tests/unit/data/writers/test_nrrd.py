@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from pydicom.uid import DigitalXRayImageStorageForPresentation
 
-from prsmed.data.readers import read_picture, read_volume
+from prsmed.data.readers import read_image, read_picture, read_volume
 from prsmed.data.writers.nrrd import write_label_nrrd
 from prsmed.data.writers.picture import write_picture
 from prsmed.types import SourceImage
+from tests.unit.data.readers.made_dicom import picture as dicom_picture
+from tests.unit.data.readers.made_dicom import save
 
 # flipped, turned by 30 degrees about the axis of the body, with three different spacings
 TURNED = np.array(
@@ -42,3 +45,17 @@ def test_a_picture_lies_where_itk_puts_its_png(tmp_path: Path) -> None:
     point = picture.TransformIndexToPhysicalPoint((1, 3))
     assert volume.TransformPhysicalPointToIndex((*point, 0.0)) == (1, 3, 0)
     assert volume[1, 3, 0] == 1 and volume.GetSize() == (6, 4, 1)
+
+
+def test_a_dicom_picture_lies_where_itk_puts_its_file(tmp_path: Path) -> None:
+    x_ray = dicom_picture(np.zeros((4, 6), np.uint8), Modality="DX", ImagerPixelSpacing=[0.3, 0.2])
+    x_ray.SOPClassUID = DigitalXRayImageStorageForPresentation
+    image = read_image(save(tmp_path, x_ray) / "0.dcm")
+    label = np.zeros((4, 6), np.uint8)
+    label[3, 1] = 1
+    write_label_nrrd(tmp_path / "a.nrrd", label, image)
+    source, volume = SimpleITK.ReadImage(str(tmp_path / "0.dcm")), SimpleITK.ReadImage(str(tmp_path / "a.nrrd"))
+    assert volume[1, 3, 0] == 1 and volume.GetSize() == source.GetSize() and source.GetSpacing()[:2] == (0.2, 0.3)
+    for corner in ((0, 0, 0), (5, 3, 0)):
+        expected = source.TransformIndexToPhysicalPoint(corner)
+        assert volume.TransformIndexToPhysicalPoint(corner) == pytest.approx(expected)
