@@ -178,13 +178,11 @@ def build_loader(
     dataset: Dataset, *, batch_size: int, pad_id: int, shuffle: bool, seed: int = 0, num_workers: int = 0
 ) -> DataLoader:
     """Batches for this process; with several processes each sees its share (training shares are made even)."""
-    sampler = DistributedSampler(
-        dataset,
-        even_divisible=shuffle,
-        num_replicas=idist.get_world_size(),
-        rank=idist.get_rank(),
-        shuffle=shuffle,
-        seed=seed,
+    rank, processes = idist.get_rank(), idist.get_world_size()
+    sampler: Any = (
+        DistributedSampler(dataset, even_divisible=True, num_replicas=processes, rank=rank, shuffle=True, seed=seed)
+        if shuffle
+        else range(len(dataset))[rank::processes]  # may be empty: an evaluation goes on where nothing is missing
     )
     return ForkingLoader(
         dataset,

@@ -94,6 +94,7 @@ def open_store(
     seed: int,
     system: Mapping[str, Any],
     info: Mapping[str, Any],
+    bank: TemplateBank,
     queries: bool = False,
     mode: str = "free",
     words: bool = True,
@@ -103,15 +104,17 @@ def open_store(
     Args:
         system: who answers (`model_record` of a predictor, or the name of a baseline or external system).
         info: `thresholds`, `zone_rule` and `preprocessing` that answers are decided and shown with.
+        bank: whose questions are asked where an item has none of its own.
         queries, mode, words: whether own questions are asked, how MediSee is, and whether sentences are wanted.
     """
     asked = [[item.key, _own_question(item), item.edit] for item in items]
+    templates = {name: [question for question, _ in split.pairs] for name, split in sorted(bank.splits.items())}
     about = {
         "schema_version": 1,
         "system": dict(system),
         "split": split,
         "data_fingerprint": manifest.fingerprint(),
-        "questions_sha256": hashlib.sha256(json.dumps([seed, asked]).encode()).hexdigest(),
+        "questions_sha256": hashlib.sha256(json.dumps([seed, asked, templates]).encode()).hexdigest(),
         "thresholds": info["thresholds"],
         "zone_rule": info["zone_rule"],
         "preprocessing": info["preprocessing"],
@@ -348,7 +351,8 @@ class EvaluationReport:
     def _track(self, content: Mapping[str, Any], written: Sequence[Path], pictures: Sequence[CasePicture]) -> None:
         split = content["split"]
         self.tracker.log_params({"model": content["model"], "split": split, "git_commit": git_commit()})
-        self.tracker.log_dataset(split, content["data_fingerprint"], len(self.items))
+        cases = {item.case.id for item in self.items if not item.probe}
+        self.tracker.log_dataset(split, content["data_fingerprint"], len(cases))
         self.tracker.log_metrics(flat_metrics(content, split), step=0)
         for name in ("scores.json", "rows.jsonl"):
             self.tracker.log_file(self.output_dir / name)

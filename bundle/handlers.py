@@ -121,9 +121,12 @@ class Checkpoints:
                 save_model(self.run.best, plain, info, tokenizer_file=self.tokenizer_file)
             return
         self.validations_without_gain += 1
-        if self.patience is not None and self.validations_without_gain >= self.patience:
+        if self._is_out_of_patience():
             logger.info("no better score for %d validations: stopping after epoch %d", self.patience, epoch)
             self.trainer.terminate()
+
+    def _is_out_of_patience(self) -> bool:
+        return self.patience is not None and self.validations_without_gain >= self.patience
 
     def _validate_last(self, trainer: Engine) -> None:
         # Whatever the interval, the last epoch is judged: a run always ends with a best model.
@@ -171,6 +174,8 @@ class Checkpoints:
         if state.get("validation_due"):
             self.evaluator.run(state["epoch"])
             self._save(trainer)
+        elif self._is_out_of_patience():  # it had ended, and was stopped while its best model was scored
+            trainer.terminate()
 
 
 class Progress:

@@ -26,7 +26,14 @@ from prsmed.samples import Item, edited_truth, findings_of, shown_truth
 from prsmed.text.naming import first_named
 from prsmed.text.parse import parse_position, zones_match
 from prsmed.text.templates import described_findings
-from prsmed.types import AnswerObject, Finding
+from prsmed.types import AnswerObject, Finding, SourceImage
+
+
+def _picture_spacing(image: SourceImage) -> tuple[float, float] | None:
+    if image.is_volume or image.spacing_mm is None:
+        return None
+    row_mm, column_mm = image.spacing_mm
+    return row_mm, column_mm
 
 
 class Truths:
@@ -47,7 +54,7 @@ class Truths:
             image = open_image(self.manifest, item.case, values=False)
             mask_HW = shown_truth(self.manifest, item, image)
             is_slice = item.slice is not None and image.is_volume
-            spacing_hw_mm = volume_frame(image, item.slice).spacing_hw_mm if is_slice else None
+            spacing_hw_mm = volume_frame(image, item.slice).spacing_hw_mm if is_slice else _picture_spacing(image)
             self._kept[key] = (np.packbits(mask_HW), mask_HW.shape, spacing_hw_mm)
         packed, shape, spacing_hw_mm = self._kept[key]
         mask_HW = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).view(bool)

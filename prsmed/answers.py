@@ -209,8 +209,14 @@ def only_on_side(
     findings = find(mask_HW, kind)
     present = thing.present and bool(mask_HW.any())
     return AnswerObject(mask_HW, mask_to_box(mask_HW), present, thing.presence_prob, findings), [
-        f"only the patient's {side} side was asked about; the presence probability is that of the whole image"
+        f"only the patient's {side} side was asked about; the presence probability is that of the whole image",
+        *left_out(len(regions) - len(kept)),
     ]
+
+
+def left_out(count: int) -> list[str]:
+    """Said where something was drawn on the side that was not asked about."""
+    return [f"drawn on the other side, and left out: {count}"] if count else []
 
 
 def contradictions_of(

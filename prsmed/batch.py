@@ -120,8 +120,13 @@ def run_worklist(
         DataError: `out` cannot be written.
     """
     rows = read_worklist(worklist)
-    settings = {"weights": predictor.model_record()["weights_sha256"], "dicom": dicom, **asdict(volume)}
-    folders = [out / f"{row.number:05d}-{_digest({**asdict(row), **settings})}" for row in rows]
+    used = {name: predictor.info.get(name) for name in ("thresholds", "zone_rule", "preprocessing")}
+    settings = {"weights": predictor.model_record()["weights_sha256"], "dicom": dicom, **used, **asdict(volume)}
+    folders = [
+        out
+        / f"{row.number:05d}-{_digest({**asdict(row), 'file': _file_state(worklist.parent / row.image), **settings})}"
+        for row in rows
+    ]
     results = [_done(folder) or Result(row.number, folder.name) for row, folder in zip(rows, folders, strict=True)]
     for index, (row, folder) in enumerate(zip(rows, folders, strict=True)):
         if results[index].status != "done":
@@ -185,6 +190,18 @@ def _done(folder: Path) -> Result | None:
         return Result(**json.loads((folder / DONE_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _file_state(image: Path) -> list[Any]:
+    """Which file is meant, and whether it is still the one that was asked: of a folder, every file in it."""
+    files = sorted(file for file in image.rglob("*") if file.is_file()) if image.is_dir() else [image]
+    state: list[Any] = [str(image.resolve())]
+    for file in files:
+        try:
+            state.append([file.name, file.stat().st_size, file.stat().st_mtime_ns])
+        except OSError:
+            state.append([file.name])
+    return state
 
 
 def _digest(asked: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,15 @@ from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.text.encode import TextEncoder, pad_batch
 from prsmed.text.naming import first_named
+from prsmed.text.patient import side_asked
 from prsmed.types import MODALITIES
 
 UNNAMED = "finding"
 """The target of a question that names none."""
+
+_LESION = re.compile(
+    r"\b(?:tumou?r|nodul|mass|lesion|opacit|metasta|cyst|polyp|growth|cancer|carcinom|abnormal|anomal)"
+)
 
 
 class LoadedModel:
@@ -72,12 +78,23 @@ class LoadedModel:
             warning = "the model's sentence names none of the targets it was trained on"
             return (name, known[name], []) if name else (UNNAMED, "lesion", [warning])
         words = question.casefold()
-        named = [name for name in known if name.casefold() in words]
-        if named:
+        named = [name for name in known if _is_named(name, words)]
+        if named and not (_LESION.search(words) and all(known[name] == "organ" for name in named)):
             best = max(named, key=len)
             return best, known[best], []
+        lesions = [name for name in known if known[name] == "lesion" and _is_said(name, words)]
+        if lesions:  # "a tumour in the lungs" is no question about the lungs
+            return max(lesions, key=len), "lesion", []
         warning = f"the question names none of the targets this model was trained on ({', '.join(sorted(known))})"
         return UNNAMED, "lesion", [warning]
+
+    def side_asked(self, question: str, target: str) -> str | None:
+        """The side of the patient that the answer is limited to, see `prsmed.text.patient.side_asked`.
+
+        A question to a model that explains may name the side of what lies beside its target: only its own counts.
+        """
+        side = side_asked(question)
+        return side if not self.explains or side_asked(target) == side else None
 
     def cautions(self, modality: str, target: str) -> list[str]:
         """What this model does not know of a modality and a target in it, for an answer's warnings."""
@@ -97,6 +114,16 @@ class LoadedModel:
         """One question, encoded for each of `count` images."""
         encoded = pad_batch([self.text.encode(question)] * count, self.text.pad_id)
         return {key: value.to(self.device) for key, value in encoded.items()}
+
+
+def _is_named(name: str, words: str) -> bool:
+    return re.search(rf"\b{re.escape(name.casefold())}(?:s|es)?\b", words) is not None
+
+
+def _is_said(name: str, words: str) -> bool:
+    """Whether all words of a name occur, in whatever order and spelling: "a tumor of the lungs" is a lung tumour."""
+    said = words.replace("tumor", "tumour")
+    return all(_is_named(word, said) for word in name.casefold().replace("tumor", "tumour").split())
 
 
 def model_record(info: Mapping[str, Any]) -> dict[str, Any]:

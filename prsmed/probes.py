@@ -113,10 +113,10 @@ def _is_clear_pair(findings: Sequence[Finding]) -> bool:
 def _edited(base: Item, question: str) -> list[Item]:
     """The plain question, asked of the changed picture.
 
-    A target with a laterality is not mirrored: a mirrored left kidney would still be asked for as the left one.
+    A target with a side is not mirrored: a mirrored left kidney would still be asked for as the left one.
     """
     edits = {"flip": "mirror", "blank": "blank", "noise": "noise", "burned_text": "burned_text"}
-    if base.target.laterality:
+    if base.target.side:
         del edits["flip"]
     return [_probe(base, name, question=question, edit=edit) for name, edit in edits.items()]
 

@@ -170,7 +170,7 @@ def load_item(manifest: Manifest, item: Item, preprocessing: Preprocessing) -> d
         "named_modality": item.case.modality,
         "target": item.target.name,
         "kind": item.target.kind,
-        "laterality": item.target.laterality or "",
+        "laterality": item.target.side or "",
         "asked": item.question,
         "query": item.query,
         "picture": item.picture,

@@ -18,6 +18,7 @@ from prsmed.answers import (
     decide,
     detected_box,
     drawn,
+    left_out,
     only_on_side,
     soft_mask,
 )
@@ -29,7 +30,7 @@ from prsmed.geometry import Geometry, mask_to_box
 from prsmed.loaded import UNNAMED, LoadedModel
 from prsmed.samples import findings_of
 from prsmed.text.grammar import is_plural
-from prsmed.text.patient import SIDE_UNANSWERABLE, expects_side, on_side, side_asked
+from prsmed.text.patient import SIDE_UNANSWERABLE, expects_side, on_side
 from prsmed.text.templates import rule_text
 from prsmed.types import Answer, AnswerObject, Finding, SliceRef, SourceImage
 from prsmed.volumes import (
@@ -103,7 +104,7 @@ class Session:
             spacing_hw_mm=geometry.spacing_hw_mm,
             patient_axes=geometry.patient_axes,
         )
-        side = side_asked(question)
+        side = self.model.side_asked(question, target)
         if side:
             thing, notes = only_on_side(thing, side, kind=kind, zone_rule=model.zone_rule, geometry=geometry)
             warnings = [*warnings, *notes]
@@ -242,7 +243,7 @@ class VolumeSession:
         removed = len(components.found) - len(kept)
         target, kind, warnings = self._name_target(question, components, kept, presence_prob_S)
         contradictions = [] if kept else self._overruled(presence_prob_S)
-        side = side_asked(question)
+        side = self.model.side_asked(question, target)
         if side:
             kept, notes = self._only_on_side(components, kept, side)
             warnings = [*warnings, *notes]
@@ -351,7 +352,8 @@ class VolumeSession:
         if unknown:
             return kept, [f"the question about the patient's {side} side {SIDE_UNANSWERABLE}"]
         note = f"only the patient's {side} side was asked about; presence probabilities are those of whole slices"
-        return [part for part in kept if words[part.numbers] in on_it], [note]
+        there = [part for part in kept if words[part.numbers] in on_it]
+        return there, [note, *left_out(len(kept) - len(there))]
 
     def _key_object(
         self, key: Session, mask_ijk: np.ndarray, kind: str, is_present: bool, presence_prob: float

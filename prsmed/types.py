@@ -61,6 +61,12 @@ class Target:
     laterality: str | None = None
     masks: tuple[MaskRef, ...] = ()
 
+    @property
+    def side(self) -> str | None:
+        """The side of the body it has, as stated, or as its name says: "left kidney"."""
+        named = [word for word in self.name.casefold().split() if word in LATERALITIES]
+        return self.laterality or (named[0] if named else None)
+
 
 @dataclass(frozen=True)
 class Query:

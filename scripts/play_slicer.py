@@ -121,7 +121,7 @@ def play_batch(server: RunningServer, images: dict[str, str]) -> None:
     while (status := client._json("GET", "/batch/infer"))["status"] in ("SUBMITTED", "RUNNING"):
         time.sleep(1)
     assert status["status"] == "DONE", status
-    written = sorted(path.name for path in (server.studies / "labels/original").glob("*.nii.gz"))
+    written = sorted(path.name for path in (server.studies / "labels/original").glob("*.nrrd"))
     assert len(written) == len(images), written
     until = time.monotonic() + 20  # the server hears of them from the folder
     while client.info()["datastore"]["label_tags"].get("original") != len(images):

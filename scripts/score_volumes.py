@@ -35,7 +35,8 @@ def score_volume(
 ) -> dict[str, Any]:
     """Dice of the whole masks, and which of the true components a predicted one meets.
 
-    True components below the smallest volume that findings may have do not count, as predicted ones do not.
+    True components below the smallest volume that findings may have do not count, as predicted ones do not; a finding
+    on one of them is not false.
     """
     overlap = int((predicted_ijk & truth_ijk).sum())
     total = int(predicted_ijk.sum()) + int(truth_ijk.sum())
@@ -43,14 +44,14 @@ def score_volume(
     lesions, findings = (large_enough(parts.found, options, voxel_mm3) for parts in (true, predicted))
     matches = {
         (lesion.numbers, finding.numbers)
-        for lesion in lesions
+        for lesion in true.found
         for finding in findings
         if _iou(true, lesion, predicted, finding) >= MIN_IOU
     }
     return {
         "dice": 2 * overlap / total if total else 1.0,
         "lesions": len(lesions),
-        "detected": len({lesion for lesion, _ in matches}),
+        "detected": len({lesion for lesion, _ in matches} & {lesion.numbers for lesion in lesions}),
         "findings": len(findings),
         "false": len(findings) - len({finding for _, finding in matches}),
     }

@@ -30,7 +30,7 @@ SERIES_LISTED_AT_MOST = 1000
 _LOOK_EVERY_S = 60.0
 _TIMEOUT_S = 30.0
 _AS_STORED = (("application/dicom", "*"),)  # in whichever transfer syntax: not every service can convert
-_TAGS = {"uid": "0020000E", "study": "0020000D", "modality": "00080060"}
+_TAGS = {"uid": "0020000E", "study": "0020000D", "modality": "00080060", "instances": "00201209"}
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(?:\.[0-9]+)*")  # PS3.5 9.1; it becomes the name of a folder
 
 
@@ -51,6 +51,7 @@ class DicomwebStudies(StudiesFolder):
         self.session = create_session_from_user_pass(user, password) if user else Session()
         self.client = DICOMwebClient(self.url, session=self.session, timeout=_TIMEOUT_S)
         self._study_of: dict[str, str] = {}
+        self._instances_of: dict[str, int] = {}
         self._fetching = threading.Lock()
         folder = cache / hashlib.sha256(self.url.encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -68,7 +69,8 @@ class DicomwebStudies(StudiesFolder):
         uri = super().get_image_uri(image_id)
         if uri and image_id in self._study_of:
             with self._fetching:
-                if not any(Path(uri).iterdir()):
+                here = sum(1 for _ in Path(uri).iterdir())
+                if not here or here < self._instances_of[image_id]:  # it had not arrived as a whole
                     self._fetch(image_id, Path(uri))
         return uri
 
@@ -88,7 +90,7 @@ class DicomwebStudies(StudiesFolder):
 
     def _look(self, folder: Path) -> None:
         try:
-            found = self.client.search_for_series(limit=SERIES_LISTED_AT_MOST)
+            found = self.client.search_for_series(limit=SERIES_LISTED_AT_MOST, fields=[_TAGS["instances"]])
         except RequestException as error:
             raise DataError(
                 f"the DICOMweb service does not answer ({type(error).__name__}); check its address, user and password"
@@ -96,11 +98,9 @@ class DicomwebStudies(StudiesFolder):
         if len(found) == SERIES_LISTED_AT_MOST:
             logger.warning("the DICOMweb service has %d series or more; the others are not listed", len(found))
         stated = [{name: _value(series, tag) for name, tag in _TAGS.items()} for series in found]
-        self._study_of = {
-            series["uid"]: series["study"]
-            for series in stated
-            if series["modality"] in MODALITY_OF_DICOM and _UID.fullmatch(series["uid"])
-        }
+        known = [one for one in stated if one["modality"] in MODALITY_OF_DICOM and _UID.fullmatch(one["uid"])]
+        self._instances_of = {one["uid"]: int(one["instances"] or 0) for one in known}  # 0: the service does not say
+        self._study_of = {one["uid"]: one["study"] for one in known}
         for uid in self._study_of:
             (folder / uid).mkdir(exist_ok=True)
 
@@ -123,6 +123,8 @@ class DicomwebStudies(StudiesFolder):
                     save_dicom(image, part / f"{number:05}.dcm")
             except RequestException as error:
                 raise DataError(f"the DICOMweb service does not send the series ({type(error).__name__})") from error
+            if any(target.iterdir()):
+                target.rename(Path(scratch) / "before")
             part.replace(target)  # over the empty folder, in one step
 
     def _send(self, series: str, label: str, info: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from prsmed.data.readers import read_image
 from prsmed.errors import PrsmedError, RequestError
 from prsmed.models.checkpoints import load_weights, model_folder, read_info
 from prsmed.predictor import stated_modality
+from prsmed.text.patient import side_asked
 from prsmed.types import Case, MaskRef, Query, Target
 
 logger = logging.getLogger(__name__)
@@ -113,6 +114,10 @@ def _case(entry: Labelled, studies: Path, name_target: Callable[[str], tuple[str
         logger.warning("a labelled image is left out: %s", type(error).__name__)
         return None
     name, kind, _ = name_target(question)
+    side = side_asked(question)
+    if side and side_asked(name) != side:
+        logger.warning("a labelled image is left out: its question was about one side, its target is not")
+        return None
     mask = entry.mask.relative_to(studies).as_posix()
     ref = MaskRef("nifti", mask, 1) if source.is_volume else MaskRef("png", mask)
     answer = entry.info.get("answer")

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from bundle.monailabel.asked import check_query
 from bundle.monailabel.audit import AuditLog
@@ -31,6 +31,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 USER, ANNOTATOR, ADMIN = "monailabel-user", "monailabel-annotator", "monailabel-admin"
 SMALL_BYTES = 256 * 1024
 ANY_KEY = ("*",)
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _SESSION = r"/session/[0-9a-f-]{32,36}"
 
 
@@ -110,7 +111,8 @@ class Gate:
     Args:
         inner: the application behind it.
         upload_bytes: the largest body with a file.
-        caller_of: who a bearer token belongs to, raising `RefusedError`; None where nobody has to log in.
+        caller_of: who a bearer token belongs to, raising `RefusedError`; None where nobody has to log in: then only
+            this machine is served, and no web page but the server's own.
         rules: what passes.
     """
 
@@ -142,6 +144,8 @@ class Gate:
         scope.setdefault("state", {})["audit"] = entry
         reply = _Reply(send)
         try:
+            if self.caller_of is None:
+                _require_own_page(scope)
             rule = self._rule(scope)
             entry["action"] = rule.action
             query = _query(scope, rule)
@@ -246,6 +250,15 @@ def _query(scope: Scope, rule: Rule) -> dict[str, str]:
         except RequestError as error:
             raise RefusedError(400, str(error)) from error
     return query
+
+
+def _require_own_page(scope: Scope) -> None:
+    """Refuse what another web page makes a browser on this machine send, also under a name that it points here."""
+    host, origin = _header(scope, b"host"), _header(scope, b"origin")
+    if host and urlsplit(f"//{host}").hostname not in _THIS_MACHINE:
+        raise RefusedError(403, "without a login this server answers to localhost only")
+    if origin and urlsplit(origin).netloc != host:
+        raise RefusedError(403, "web pages of another origin may not use this server")
 
 
 def _header(scope: Scope, name: bytes) -> str:

@@ -171,7 +171,7 @@ class PrsmedApp(MONAILabelApp):
             name: Served(home if name == "prsmed" else home / name, model, device=conf["device"])
             for name, model in conf["models"].items()
         }
-        self.told: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self.told: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -235,9 +235,9 @@ class PrsmedApp(MONAILabelApp):
             shutil.rmtree(Path(path).parent)
         return {"label": image_id, "tag": tag}
 
-    def remember(self, image_id: str, params: Mapping[str, Any]) -> None:
-        """Keep what was last answered about an image, for the label that may be saved."""
-        self.told[image_id] = {key: params[key] for key in ("question", "answer", "modality", "model")}
-        self.told.move_to_end(image_id)
+    def remember(self, asked: tuple[str, str], params: Mapping[str, Any]) -> None:
+        """Keep what somebody was last answered about an image (caller, id), for the label that they may save."""
+        self.told[asked] = {key: params[key] for key in ("question", "answer", "modality", "model")}
+        self.told.move_to_end(asked)
         while len(self.told) > _REMEMBERED:
             self.told.popitem(last=False)

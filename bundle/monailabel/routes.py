@@ -91,7 +91,7 @@ def infer(
     label_file, answered = turns.take(lambda: task.answer(path, asked))
     told.update(present=answered["present"], weights=answered["model"]["weights_sha256"][:12])
     if not session_id:
-        app.remember(image, answered)
+        app.remember((_caller(request), image), answered)
     return _reply(Path(label_file), answered, output)
 
 
@@ -113,6 +113,12 @@ def download(request: Request, image: str) -> FileResponse:
     return FileResponse(file, media_type="application/octet-stream", filename=name, background=done)
 
 
+@router.head("/datastore/image")
+def has_image(image: str) -> Response:
+    """Whether the studies hold an image; a series is not fetched for that."""
+    return Response(status_code=200 if image in app_instance().datastore().list_images() else 404)
+
+
 @router.put("/datastore/label")
 def save_label(
     request: Request,
@@ -121,11 +127,13 @@ def save_label(
     tag: str = "final",
     params: Annotated[str, Form()] = "{}",
 ) -> dict[str, str]:
-    """Save a corrected label with its question and answer; the question last asked of the image where none is sent."""
+    """Save a corrected label with its question and answer, or with what its sender last asked of the image."""
     app = app_instance()
     said = label_request(parse_params(params))
     target = app.study(image)
-    known = app.told.get(image, {})
+    known = app.told.get((_caller(request), image), {})
+    if said.question not in (None, known.get("question")):
+        known = {}  # the model's answer to another question says nothing about this label
     question = said.question or known.get("question")
     name, kind, _ = app.served_by_name["prsmed"].predictor.name_target(question or "")
     info = {
@@ -155,7 +163,7 @@ def batch(
         raise HTTPException(404, "there is no such model; GET /info/ lists them")
     checked = {"label_tag": "original", **batch_request(params or {})}
     # one image after the other, in the app's own way
-    checked |= {"device": "cpu", "multi_gpu": False, "max_workers": 1, "result_extension": ".nii.gz"}
+    checked |= {"device": "cpu", "multi_gpu": False, "max_workers": 1, "result_extension": ".nrrd"}
     _told(request)["model"] = model
     return _started("batch_infer", {"model": model, "images": images}, checked)
 
@@ -230,6 +238,12 @@ def _reply(label_file: Path, params: Mapping[str, Any], output: str) -> Response
         }
         encoded = MultipartEncoder(fields=fields)
         return Response(encoded.to_string(), media_type=encoded.content_type, background=done)
+
+
+def _caller(request: Request) -> str:
+    """Who asks: the name of a login, else the address."""
+    told = _told(request)
+    return told["who"] or told["from"]
 
 
 def _told(request: Request) -> dict[str, Any]:

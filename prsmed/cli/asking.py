@@ -99,6 +99,7 @@ def ask(
 
 def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answer]) -> None:
     from prsmed.data.readers import image_suffix, is_dicom
+    from prsmed.data.writers.answer import forget_answer
 
     files = sorted(path for path in images.rglob("*") if path.is_file())
     paths = [path for path in files if image_suffix(path) or is_dicom(path)]
@@ -111,6 +112,7 @@ def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answ
             folder = f"{number:04d}"
             row = {"folder": folder, "image": str(path.relative_to(images)), "text": "", "zones": "", "error": ""}
             try:
+                forget_answer(out / folder)  # of an earlier run this number may be another image
                 answer = answer_one(path, out / folder)
                 zones = ";".join(finding.zone for finding in answer.objects[0].findings)
                 row |= {"text": answer.text, "zones": zones}

@@ -266,6 +266,7 @@ def _settle_identical(checked: Sequence[_Checked], refusals: list[Refusal]) -> t
         copies[item.case.source["sha256"]].append(item.case)
     contradicted: dict[str, str] = {}
     merged_into: dict[str, str] = {}
+    home_of: dict[str, tuple[str, Case]] = {}  # group of a refused copy: where its image stays, and as whose
 
     def find(group: str) -> str:
         while group in merged_into:
@@ -283,9 +284,19 @@ def _settle_identical(checked: Sequence[_Checked], refusals: list[Refusal]) -> t
                     f"{case.image}: in {case.split}, is byte for byte the image of case {twin.id} in {home}; "
                     f"keep an image in one split only"
                 )
+                home_of.setdefault(case.group, (twin.split or "", twin))
         for case in stays[1:]:
             if find(case.group) != find(stays[0].group):
                 merged_into[find(case.group)] = find(stays[0].group)
+    for case in (item.case for item in checked if item.case.group in home_of and item.case.id not in contradicted):
+        split, twin = home_of[case.group]  # a copy says that both groups are one: none of it may stay elsewhere
+        if case.split not in (None, split):
+            contradicted[case.id] = (
+                f"{case.image}: in {case.split}, an image of its group is byte for byte that of case {twin.id} in"
+                f" {split}; keep a group in one split only"
+            )
+        elif find(case.group) != find(twin.group):
+            merged_into[find(case.group)] = find(twin.group)
     kept = _drop(checked, contradicted, refusals)
     return [replace(item, case=replace(item.case, group=find(item.case.group))) for item in kept], len(merged_into)
 

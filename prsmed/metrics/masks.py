@@ -117,17 +117,19 @@ def _match_lesions(predicted_HW: np.ndarray, truth_HW: np.ndarray, min_area_px: 
     """True regions, true regions found, and predicted regions that are false.
 
     A true and a predicted region hit each other where their IoU reaches `LESION_MIN_IOU`. One region may hit several:
-    two lesions drawn as one are both found, two pieces of one lesion are both right.
+    two lesions drawn as one are both found, two pieces of one lesion are both right. What hits a true region that is
+    too small to count is neither.
     """
     predicted_labels_HW, predicted = components(predicted_HW, min_area_px)
     truth_labels_HW, true = components(truth_HW, min_area_px)
     shape = int(truth_labels_HW.max(initial=0)) + 1, int(predicted_labels_HW.max(initial=0)) + 1
     pairs_HW = np.ravel_multi_index((truth_labels_HW, predicted_labels_HW), shape)
     pixels = np.bincount(pairs_HW.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
-    overlap_px = pixels[np.ix_(true, predicted)]
-    union_px = pixels.sum(axis=1)[true][:, None] + pixels.sum(axis=0)[predicted][None] - overlap_px
+    overlap_px = pixels[:, predicted]
+    union_px = pixels.sum(axis=1)[:, None] + pixels.sum(axis=0)[predicted][None] - overlap_px
     hits = overlap_px / union_px >= LESION_MIN_IOU
-    return len(true), int(hits.any(axis=1).sum()), int((~hits.any(axis=0)).sum())
+    hits[0] = False  # the background
+    return len(true), int(hits[true].any(axis=1).sum()), int((~hits.any(axis=0)).sum())
 
 
 def giou(scores: Sequence[MaskScores]) -> float | None:

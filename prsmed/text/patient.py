@@ -54,6 +54,10 @@ _PATIENT_SIDE = re.compile(
 )
 _NOT_ONE_SIDE = re.compile(
     r"\b(?:not|except|excluding|outside|other than|besides|apart from|opposite|both|bilateral)\b"
+    # beside something is not in it, and what a finding does to another part says nothing of where it lies
+    r"|\b(?:in front|behind|beside|next to|near|adjacent|between|below|above|under|over|towards?|against|around)\b"
+    r"|\b(?:caus|explain|leads? to|leading to|due to|because|after|before|since|histor)"
+    r"|\b(?:weak|pain(?:s|ful)?\b|numb(?:ness)?\b|paresis|paralys|symptom)"
 )
 
 

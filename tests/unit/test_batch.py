@@ -161,3 +161,15 @@ def test_a_study_of_several_series_is_asked_by_the_one_named(predictor: Predicto
     assert first.status == "failed" and "2 series" in first.error
     answer = json.loads((tmp_path / "out" / second.folder / "answer.json").read_text(encoding="utf-8"))
     assert second.status == "done" and answer["volume_statistics"]["slices"] == 3
+
+
+def test_another_file_under_the_same_name_is_another_row(predictor: Predictor, tmp_path: Path) -> None:
+    """Two folders with a study of one name, asked into one `out`; then one of the studies is replaced."""
+    texts = []
+    for place, shade in (("a", 40), ("b", 220), ("b", 90)):
+        (tmp_path / place).mkdir(exist_ok=True)
+        Image.fromarray(np.full((40, 50 + shade), shade, np.uint8)).save(tmp_path / place / "scan.png")
+        (tmp_path / place / "worklist.csv").write_text(f"image,question,modality\nscan.png,{QUESTION},x-ray\n")
+        (result,) = run_worklist(predictor, tmp_path / place / "worklist.csv", tmp_path / "out", volume=OPTIONS)
+        texts.append(result.folder)
+    assert len(set(texts)) == 3

@@ -184,6 +184,9 @@ def test_questions_that_cannot_be_asked(session, question, message):
 def test_the_target_is_named_by_the_question(predictor):
     assert predictor.name_target("Where is the Lung Nodule?")[:2] == ("lung nodule", "lesion")
     assert predictor.name_target("Where are the lungs?") == ("lungs", "organ", [])
+    assert predictor.name_target("Is there a nodule in the lungs?") == ("lung nodule", "lesion", [])
+    assert predictor.name_target("Where is the mass? The lungs were clear.")[:2] == ("finding", "lesion")
+    assert predictor.name_target("Are there polyps?")[0] == "polyp"
     target, kind, warnings = predictor.name_target("Where is the appendix?")
     assert (target, kind) == ("finding", "lesion") and "none of the targets" in warnings[0] and "polyp" in warnings[0]
 

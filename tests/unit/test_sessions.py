@@ -193,6 +193,7 @@ def test_nothing_on_the_side_asked_about(predictor: Predictor, bright: list, tmp
     for position in (None, SliceRef("axial", 3)):
         answer = predictor.open(path, modality="ct", position=position).ask("Any lung nodule in the right lung?")
         assert answer.text == "No lung nodule is visible on the patient's right." and not answer.objects[0].present
+        assert "drawn on the other side, and left out: 1" in answer.warnings
 
 
 def test_the_side_of_one_slice(predictor: Predictor, bright: list, tmp_path: Path) -> None:

@@ -131,6 +131,9 @@ def test_a_folder_of_images(
     assert [bool(row["text"]) for row in rows] == [True, False, False, True, True]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0001", "0004", "0005", "answers.csv"]
     assert "3 answered, 2 not" in capsys.readouterr().out
+    (images / "a.png").write_bytes(b"")
+    assert prsmed("ask", images, "Where is the polyp?", *options) == 0
+    assert not list((tmp_path / "out" / "0001").iterdir())  # not the answer about what a.png was before
 
 
 @dataclass

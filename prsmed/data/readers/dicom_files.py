@@ -105,18 +105,24 @@ def _read_headers(path: Path) -> tuple[list[Dataset], list[str]]:
             raise DataError(f"{path}: is not a DICOM file (no DICM after the preamble); export it again as DICOM")
         return _parse([path], path), []
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    ours = [file for file in files if is_dicom(file)]
-    others = [file for file in files if file not in set(ours)]
-    headers = _parse(ours, path, cut_off=sum(map(_is_cut_off, others)))
+    begins = {file: is_dicom(file) for file in files}
+    ours, others = [[file for file in files if begins[file] is wanted] for wanted in (True, False)]
+    unnamed = sum(not file.suffix for file in ours) > len(ours) / 2
+    headers = _parse(ours, path, cut_off=sum(_is_cut_off(file, unnamed=unnamed) for file in others))
     return headers, [f"{len(others)} files in the folder that are not DICOM were ignored"] if others else []
 
 
-def _is_cut_off(file: Path) -> bool:
-    """Whether a file that does not begin like DICOM should: its name says so, or it has no suffix and nothing in it."""
+def _is_cut_off(file: Path, *, unnamed: bool) -> bool:
+    """Whether a file that does not begin like DICOM should: by its name, or as an empty one among DICOM without suffix.
+
+    Hidden files are none of the series: macOS puts one beside each file that it copies.
+    """
+    if file.name.startswith("."):
+        return False
     if file.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
-        return not file.suffix and not file.name.startswith(".") and file.stat().st_size == 0
+        return unnamed and not file.suffix and file.stat().st_size == 0
     except OSError:
         return True
 

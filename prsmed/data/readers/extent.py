@@ -6,8 +6,12 @@ import math
 from pathlib import Path
 
 import nibabel as nib
+import pydicom
+from nibabel.arrayproxy import ArrayProxy
 from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from prsmed.data.readers.dicom_files import is_dicom
 from prsmed.data.readers.files import require_file
 from prsmed.data.readers.itk_volume import ITK_SUFFIXES, header_size
 from prsmed.data.readers.nifti import NIFTI_SUFFIXES
@@ -17,11 +21,14 @@ from prsmed.errors import DataError
 MAX_VOXELS = 2**29
 """A volume of 812 voxels a side; as float32 it takes 2 GiB."""
 
+_HEADER_BYTES = 2**20  # what NIfTI extensions may take before the voxels; the rest counts as voxels
+_EXTENT = ["Rows", "Columns", "SamplesPerPixel", "NumberOfFrames"]
+
 
 def require_modest(path: Path, *, max_voxels: int = MAX_VOXELS) -> None:
     """Check what the header of an image that somebody sent promises.
 
-    DICOM files and folders pass: a frame is as large as its file, or a codec has limits of its own.
+    Folders pass: they are not sent.
 
     Raises:
         DataError: no file, no readable header, or more voxels than `max_voxels`.
@@ -35,15 +42,21 @@ def require_modest(path: Path, *, max_voxels: int = MAX_VOXELS) -> None:
             volume = nib.load(path)
             if not isinstance(volume, nib.Nifti1Image):  # NIfTI-2 is one too
                 raise ValueError("another format under the name of NIfTI")
-            voxels = math.prod(volume.shape)
+            assert isinstance(volume.dataobj, ArrayProxy)  # read from a file
+            voxels = math.prod(volume.shape) + max(0, int(volume.dataobj.offset) - _HEADER_BYTES)
         elif name.endswith(ITK_SUFFIXES):
             voxels = math.prod(header_size(path))
         elif name.endswith(PICTURE_SUFFIXES):
             with Image.open(path) as picture:
                 voxels = math.prod(picture.size)
+        elif is_dicom(path):
+            if pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+                raise ValueError("a deflated file may hold any amount; its header cannot be read alone")
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_EXTENT)
+            voxels = math.prod(int(header.get(keyword) or 1) for keyword in _EXTENT)
         else:
             return
-    # nibabel, gzip and Pillow raise many kinds of errors on damaged files
+    # nibabel, gzip, pydicom and Pillow raise many kinds of errors on damaged files
     except Exception as error:
         raise DataError(f"{path}: has no readable header ({type(error).__name__}); export it again") from error
     if not 0 < voxels <= max_voxels:

@@ -81,8 +81,8 @@ def _voxels(volume: SimpleITK.ImageFileReader, fields: dict[str, str], path: Pat
 
 def header_size(path: Path) -> tuple[int, ...]:
     """Voxels along each axis, as the header states them; (0,) where it does not."""
-    fields = _header_fields(path)
-    return tuple(int(size) for size in fields.get("sizes", fields.get("dimsize", "0")).split())
+    key = "dimsize" if path.suffix.lower() == ".mha" else "sizes"  # a line of the other format means nothing to ITK
+    return tuple(int(size) for size in _header_fields(path).get(key, "0").split())
 
 
 def _header_fields(path: Path) -> dict[str, str]:

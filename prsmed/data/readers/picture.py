@@ -97,6 +97,15 @@ def decode_picture(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
     return np.ascontiguousarray(array_HWC[..., :-1]), None if is_opaque else alpha_HW
 
 
+def exif_orientation(path: Path) -> int:
+    """How a picture lies in its file (EXIF, tag 0112): 1 as it is shown, anything else turned or mirrored."""
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception as error:  # as in `_open`
+        raise _undecodable(path, error) from error
+
+
 def _open(content: bytes, path: Path) -> tuple[Image.Image, bool]:
     """The decoded picture, upright, and whether it has 16 bits a colour (which Pillow has then cut to 8)."""
     try:

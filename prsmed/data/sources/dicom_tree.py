@@ -76,14 +76,13 @@ def _list_series(
     if reason:
         listing.refusals.append(Refusal.from_error(reason, image, case_id=case_id))
         return
+    masks_of: dict[str, list[MaskRef]] = defaultdict(list)  # segments of one name are one target
+    for path, mask, selector, name in regions:
+        target = defaults.target or name.strip().lower() or f"region {selector}"
+        masks_of[target].append(MaskRef(mask.mask_kind or "", path.relative_to(folder).as_posix(), selector))
     targets = tuple(
-        Target(
-            f"t{number}",
-            defaults.target or name.strip().lower() or f"region {selector}",
-            defaults.kind,
-            masks=(MaskRef(mask.mask_kind or "", path.relative_to(folder).as_posix(), selector),),
-        )
-        for number, (path, mask, selector, name) in enumerate(regions, start=1)
+        Target(f"t{number}", name, defaults.kind, masks=tuple(refs))
+        for number, (name, refs) in enumerate(masks_of.items(), start=1)
     )
     case = Case(
         id=case_id,

@@ -49,6 +49,9 @@ def list_folder(folder: Path, defaults: Defaults) -> Listing:
             )
         except DataError as error:
             listing.refusals.append(Refusal.from_error(error, masks[candidates[0]], case_id=f"{defaults.name}/{stem}"))
+    for stem in sorted(set(groups) - set(images)):
+        reason = f"{GROUPS_FILE}: {stem} is no image in {IMAGES}/; write names as they are below that folder"
+        listing.refusals.append(Refusal.from_error(reason, GROUPS_FILE))
     for stem in sorted(unused):
         reason = f"{masks[stem]}: no image of this name in {IMAGES}/; add the image or remove the mask"
         listing.refusals.append(Refusal.from_error(reason, masks[stem]))
@@ -119,7 +122,7 @@ def _read_groups(path: Path) -> dict[str, str]:
         ) from error
     if not all(group and image for image, group in groups.items()):
         raise DataError(f"{path}: an image or a group is empty; fill it in or remove its line")
-    return {_normal(image.removesuffix(image_suffix(image) or "")): group for image, group in groups.items()}
+    return {_normal(image[: len(image) - len(image_suffix(image) or "")]): group for image, group in groups.items()}
 
 
 def _normal(name: str) -> str:

@@ -49,6 +49,21 @@ def write_answer(
         raise DataError(f"{folder}: the answer cannot be written ({error}); choose another output folder") from error
 
 
+def forget_answer(folder: Path) -> None:
+    """Remove what an earlier answer wrote into a folder.
+
+    Raises:
+        DataError: it cannot be removed.
+    """
+    try:
+        for name in (*_written_before(folder), "answer.json"):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: an earlier answer cannot be removed ({error}); choose another output folder"
+        ) from error
+
+
 def _written_before(folder: Path) -> set[str]:
     """Those of our files that an earlier answer in this folder says it wrote; a user's own files are none of them."""
     try:

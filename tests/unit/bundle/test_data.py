@@ -234,3 +234,8 @@ def test_a_request_is_completed() -> None:
 def test_a_bad_request_is_refused(entry: Any) -> None:
     with pytest.raises(RequestError, match="expected"):
         checked_request(entry)
+
+
+def test_an_evaluation_of_nothing_is_an_empty_loader() -> None:
+    """Where every answer is stored, the same command has nothing left to ask."""
+    assert len(build_loader([], batch_size=2, pad_id=TEXT.pad_id, shuffle=False)) == 0

@@ -28,13 +28,14 @@ from prsmed.data.predictions import Prediction, PredictionStore
 from prsmed.errors import DataError
 from prsmed.geometry import Geometry
 from prsmed.samples import Item
-from prsmed.text.templates import TemplateBank
+from prsmed.text.templates import TEMPLATES_PATH, TemplateBank
 
 SLICES = {"axis": "axial", "with_target": 1, "without_target": 0}
 GATES = {"per_gate": 2, "thresholds": {}}
 INFO = {"thresholds": {"mask": 0.5, "presence": 0.5}, "zone_rule": "posmed", "preprocessing": []}
 BLACK = np.zeros((3, 4), dtype=np.uint8)
 SYSTEM = {"name": "first", "weights_sha256": "aa"}
+VARIED = TEMPLATES_PATH.with_name("varied_templates.json")
 
 
 def asked(manifest: Manifest, gates: dict | None = None, seed: int = 0) -> list[Item]:
@@ -44,7 +45,7 @@ def asked(manifest: Manifest, gates: dict | None = None, seed: int = 0) -> list[
 
 
 def opened(folder: Path, manifest: Manifest, items: list[Item], **changes: object) -> PredictionStore:
-    facts = {"split": "test", "seed": 0, "system": SYSTEM, "info": INFO, **changes}
+    facts = {"split": "test", "seed": 0, "system": SYSTEM, "info": INFO, "bank": TemplateBank.load(), **changes}
     return open_store(str(folder), items=items, manifest=manifest, **facts)  # type: ignore[arg-type]
 
 
@@ -74,6 +75,7 @@ def test_a_store_tells_what_it_was_made_with(phantom_manifest: Manifest, tmp_pat
         ({"system": {"name": "second"}}, "system"),
         ({"split": "val"}, "split"),
         ({"seed": 1}, "questions_sha256"),
+        ({"bank": TemplateBank.load(VARIED)}, "questions_sha256"),
         ({"info": {**INFO, "zone_rule": "mmrs"}}, "zone_rule"),
         ({"words": False}, "words"),
         ({"info": {**INFO, "thresholds": {"mask": 0.5, "presence": 0.6}}}, "thresholds"),

@@ -133,6 +133,10 @@ def test_a_run_that_no_longer_improves_stops(
 ) -> None:
     run = run_with_scores([0.1, 0.5, 0.5, 0.2, 0.6, 0.7], tmp_path, repository, patience=patience)
     assert read_info(run.last)["epoch"] == last_epoch
+    again = run_with_scores(
+        [0.1, 0.5, 0.5, 0.2, 0.6, 0.7], tmp_path, repository, patience=patience, resume=str(tmp_path / "run")
+    )
+    assert read_info(again.last)["epoch"] == last_epoch  # resumed, it has still ended
 
 
 def test_answers_are_written_and_an_error_does_not_stop_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -104,14 +104,17 @@ def test_byte_identical_images_share_a_group(tmp_path):
     assert groups["e"][0] == "set/s"
 
 
-def test_an_image_of_two_given_splits_stays_in_the_tested_one(tmp_path):
-    for name, value in (("a", 1), ("b", 1), ("c", 2)):
+def test_an_image_of_two_given_splits_and_its_group_stay_in_the_tested_one(tmp_path):
+    for name, value in (("a", 1), ("b", 1), ("c", 2), ("d", 3), ("e", 4)):
         _pair(tmp_path, name, value)
-    table = _table(tmp_path, ("a", "p", "train"), ("b", "q", "test"), ("c", "p", "train"))
+    table = _table(
+        tmp_path, ("a", "p", "train"), ("b", "q", "test"), ("c", "p", "train"), ("d", "p", ""), ("e", "r", "train")
+    )
     report = build([f"set={table}"], tmp_path)
-    assert [case.id[-1] for case in read_manifest(tmp_path).cases] == ["b", "c"]
-    (refusal,) = report.refusals
-    assert refusal.file == "images/a.png" and refusal.row == 2 and "byte for byte" in refusal.reason
+    kept = {case.id[-1]: (case.group, case.split) for case in read_manifest(tmp_path).cases}
+    assert kept == {"b": ("set/q", "test"), "d": ("set/q", "test"), "e": ("set/r", "train")}
+    assert [(refusal.file, refusal.row) for refusal in report.refusals] == [("images/a.png", 2), ("images/c.png", 4)]
+    assert all("byte for byte" in refusal.reason for refusal in report.refusals)
 
 
 def test_a_group_in_two_given_splits_loses_the_smaller_side(tmp_path):

@@ -128,6 +128,11 @@ def test_tolerance_is_in_mm_where_the_spacing_is_known():
         ([(0, 0, 10, 4), (0, 6, 10, 10)], [(0, 0, 10, 10)], (1, 1, 0)),  # drawn in two pieces
         ([(0, 0, 5, 5), (5, 5, 10, 10)], [(0, 0, 10, 10)], (1, 1, 0)),  # corners touch: one region
         ([(0, 0, 10, 10), (50, 30, 53, 32)], [(0, 0, 10, 10)], (1, 1, 0)),  # 6 px are no finding
+        (
+            [(0, 0, 10, 10), (50, 30, 53, 33)],
+            [(0, 0, 10, 10), (50, 30, 53, 32)],
+            (1, 1, 0),
+        ),  # a hit on 6 px
     ],
 )
 def test_lesions_are_matched(predicted, truth, counts):

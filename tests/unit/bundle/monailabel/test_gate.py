@@ -173,3 +173,25 @@ def test_a_viewer_reads_below_studies_only(audit: AuditLog, path: str, status: i
     assert call(gate, "POST", path)[0] in (404, 405)
     assert call(Gate(reader, audit=audit, upload_bytes=100), "GET", path)[0] == 404
     assert "Smith" not in audit.path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "127.0.0.1:8000"}, 200),
+        ({"host": "localhost:8000", "origin": "http://localhost:8000"}, 200),
+        ({"host": "[::1]:8000"}, 200),
+        ({"host": "rebind.example:8000"}, 403),
+        ({"host": "127.0.0.1:8000", "origin": "https://elsewhere.example"}, 403),
+        ({"host": "127.0.0.1:8000", "origin": "null"}, 403),
+    ],
+)
+def test_no_other_web_page_gets_in_where_nobody_logs_in(audit: AuditLog, headers: dict[str, str], status: int) -> None:
+    gate = Gate(reader, audit=audit, upload_bytes=100)
+    assert call(gate, "GET", "/info/", headers=headers)[0] == status
+
+
+def test_with_a_login_the_name_of_the_server_is_free(audit: AuditLog) -> None:
+    gate = Gate(reader, audit=audit, upload_bytes=100, caller_of=caller_of)
+    headers = {"host": "label.hospital.lan", "authorization": "Bearer reader"}
+    assert call(gate, "GET", "/info/", headers=headers)[0] == 200

@@ -100,16 +100,16 @@ def test_corrected_labels_become_cases(served: Served, tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     labelled = []
-    for number in range(4):
+    for number in range(5):
         image, mask = studies / f"a{number}.nii.gz", studies / f"mask{number}.nii.gz"
         write_nifti(image, np.zeros((8, 8, 2), np.int16), AFFINE)
         write_nifti(mask, np.zeros((8, 8, 2), np.uint8), AFFINE)
-        question = None if number == 3 else "Where is the lung nodule?"
+        question = {3: None, 4: "Where is the lung nodule in the left lung?"}.get(number, "Where is the lung nodule?")
         info = {"question": question, "answer": "Not there.", "modality": "ct"}
         labelled.append(Labelled(f"a{number}", image, mask, info))
     name_target = served.predictor.name_target
     counts = write_training_set(tmp_path / "set", labelled, studies=studies, val_split=0.3, name_target=name_target)
-    assert counts == {"train": 2, "val": 1, "left_out": 1}
+    assert counts == {"train": 2, "val": 1, "left_out": 2}
     manifest = read_manifest(tmp_path / "set")
     assert {case.targets[0].name for case in manifest.cases} == {"lung nodule"}
     assert manifest.resolve(manifest.cases[0], manifest.cases[0].image).is_file()

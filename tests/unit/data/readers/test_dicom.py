@@ -97,13 +97,19 @@ def test_what_does_not_belong_is_ignored_with_a_note(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("name", "size"), [("9.dcm", 0), ("9.dcm", 100), ("IM0009", 0)])
-def test_a_file_that_was_not_copied_whole_is_no_shorter_volume(name, size, tmp_path):
-    save(tmp_path, slice_of(0), slice_of(1))
-    (tmp_path / name).write_bytes((tmp_path / "1.dcm").read_bytes()[:size])
-    (tmp_path / ".lock").touch()
+@pytest.mark.parametrize(("name", "size", "suffix"), [("9.dcm", 0, ".dcm"), ("9.dcm", 100, ".dcm"), ("IM0009", 0, "")])
+def test_a_file_that_was_not_copied_whole_is_no_shorter_volume(name, size, suffix, tmp_path):
+    save(tmp_path, slice_of(0), slice_of(1), names=[f"IM0{suffix}", f"IM1{suffix}"])
+    (tmp_path / name).write_bytes((tmp_path / f"IM1{suffix}").read_bytes()[:size])
     with pytest.raises(DataError, match="headers of 1 of 3 DICOM files are truncated or damaged"):
         read_image(tmp_path)
+
+
+def test_what_others_leave_in_a_folder_is_no_cut_off_file(tmp_path):
+    save(tmp_path, slice_of(0), slice_of(1))
+    (tmp_path / "._0.dcm").write_bytes(b"\0\5\x16\7" * 40)  # macOS puts one beside each file
+    (tmp_path / "LOCKFILE").touch()
+    assert read_image(tmp_path).array.shape == (5, 4, 2)
 
 
 def test_a_scout_is_a_picture(tmp_path):

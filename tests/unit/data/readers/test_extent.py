@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from prsmed.data.readers.extent import require_modest
 from prsmed.data.writers.nifti import write_nifti
 from prsmed.errors import DataError
+from tests.unit.data.readers.made_dicom import picture, save
 
 
 def test_a_modest_image_passes(tmp_path: Path) -> None:
@@ -43,3 +45,27 @@ def test_rubbish_has_no_readable_header(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x80\x04." * 400)
     with pytest.raises(DataError):
         require_modest(tmp_path / name)
+
+
+def test_a_size_in_words_of_another_format_or_behind_a_long_gap_counts_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.mha").write_bytes(b"sizes = 1 1 1\nNDims = 3\nDimSize = 4000 4000 4000\nElementDataFile = LOCAL\n")
+    with pytest.raises(DataError, match="promises 64000000000 voxels"):
+        require_modest(tmp_path / "a.mha")
+    write_nifti(tmp_path / "b.nii.gz", np.zeros((8, 8, 8), np.uint8), np.eye(4))
+    header = bytearray(gzip.decompress((tmp_path / "b.nii.gz").read_bytes()))
+    struct.pack_into("<f", header, 108, 2.0**27)  # vox_offset
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(bytes(header)))
+    with pytest.raises(DataError, match="promises 133"):
+        require_modest(tmp_path / "b.nii.gz", max_voxels=2**26)
+
+
+def test_a_dicom_file_says_how_large_it_is(tmp_path: Path) -> None:
+    save(tmp_path, picture(np.zeros((30, 20), np.uint8), NumberOfFrames=7))
+    require_modest(tmp_path / "0.dcm", max_voxels=4200)
+    with pytest.raises(DataError, match="promises 4200 voxels"):
+        require_modest(tmp_path / "0.dcm", max_voxels=4199)
+    packed = picture(np.zeros((30, 20), np.uint8))
+    packed.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    save(tmp_path, packed)
+    with pytest.raises(DataError, match="has no readable header"):
+        require_modest(tmp_path / "0.dcm")

@@ -41,6 +41,13 @@ def test_regions_go_with_the_series_they_name(tree):
     assert PATIENT not in case.id + case.group
 
 
+def test_regions_of_one_name_are_one_target(tree):
+    save_rtstruct(tree / "rs2.dcm", {"gtv-1 ": []})
+    (found,) = list_dicom_tree(tree, DEFAULTS).found
+    masks = {target.name: [mask.path for mask in target.masks] for target in found.case.targets}
+    assert sorted(masks) == ["first", "gtv-1", "second"] and sorted(masks["gtv-1"]) == ["rs.dcm", "rs2.dcm"]
+
+
 def test_what_has_no_partner_is_refused(tree):
     save(tree / "other", slice_of(0, SeriesInstanceUID="1.2.3", PatientID="other"))
     save_rtstruct(tree / "lost.dcm", {"GTV": []}, series_uid="1.2.4")

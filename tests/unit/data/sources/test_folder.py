@@ -69,6 +69,16 @@ def test_groups_file(tmp_path):
     assert groups == ["set/patient 1", "set/patient 1", "set/c"]
 
 
+def test_a_groups_file_in_other_words_is_told(tmp_path):
+    """A suffix in capitals is one all the same; a line that fits no image could leave its patient on two sides."""
+    _touch(tmp_path, *(f"{part}/{name}.PNG" for part in ("images", "masks") for name in "ab"))
+    (tmp_path / "groups.csv").write_text("image,group\na.PNG,p\nb,p\nimages/a.PNG,p\n")
+    listing = list_folder(tmp_path, DEFAULTS)
+    assert [found.case.group for found in listing.found] == ["set/p", "set/p"]
+    (refusal,) = listing.refusals
+    assert refusal.file == "groups.csv" and "images/a is no image in images/" in refusal.reason
+
+
 @pytest.mark.parametrize("text", ["name,patient\na,1\n", "image,group\na,\n", "image,group\na\n"])
 def test_a_groups_file_that_says_nothing_is_an_error(tmp_path, text):
     _touch(tmp_path, "images/a.png", "masks/a.png")

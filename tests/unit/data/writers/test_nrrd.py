@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from PIL import Image
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from prsmed.data.readers import read_image, read_picture, read_volume
 from prsmed.data.writers.nrrd import write_label_nrrd
 from prsmed.data.writers.picture import write_picture
+from prsmed.errors import DataError
 from prsmed.types import SourceImage
 from tests.unit.data.readers.made_dicom import picture as dicom_picture
 from tests.unit.data.readers.made_dicom import save
@@ -59,3 +61,15 @@ def test_a_dicom_picture_lies_where_itk_puts_its_file(tmp_path: Path) -> None:
     for corner in ((0, 0, 0), (5, 3, 0)):
         expected = source.TransformIndexToPhysicalPoint(corner)
         assert volume.TransformIndexToPhysicalPoint(corner) == pytest.approx(expected)
+
+
+def test_a_jpeg_with_a_density_lies_where_itk_puts_it_and_a_turned_one_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (6, 4)).save(tmp_path / "a.jpg", dpi=(300, 300))
+    write_label_nrrd(tmp_path / "a.nrrd", np.zeros((4, 6), np.uint8), read_picture(tmp_path / "a.jpg"))
+    source, volume = SimpleITK.ReadImage(str(tmp_path / "a.jpg")), SimpleITK.ReadImage(str(tmp_path / "a.nrrd"))
+    assert volume.GetSpacing()[:2] == pytest.approx(source.GetSpacing()[:2])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (6, 4)).save(tmp_path / "b.jpg", exif=exif)
+    with pytest.raises(DataError, match=r"holds the picture turned \(EXIF\); save it upright"):
+        write_label_nrrd(tmp_path / "b.nrrd", np.zeros((6, 4), np.uint8), read_picture(tmp_path / "b.jpg"))
