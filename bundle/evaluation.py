@@ -38,7 +38,7 @@ from prsmed.metrics.summary import flat_metrics, summarise
 from prsmed.probes import probes_of
 from prsmed.query_samples import query_items
 from prsmed.report import CasePicture, write_report
-from prsmed.samples import Item, findings_of, items_of, load_item, shown_truth
+from prsmed.samples import Item, findings_of, items_of, load_item, shown_spacing, shown_truth
 from prsmed.text.templates import TemplateBank
 from prsmed.types import NOT_A_MEDICAL_DEVICE
 
@@ -177,7 +177,7 @@ def predict_baseline(
     training = training_masks(manifest, slices=slices, zone_rule=zone_rule)
     for index in track(missing_from(store, items)[idist.get_rank() :: idist.get_world_size()], description=name):
         item = items[index]
-        reply = answer(_asked(item, truths(item)[0]), training, zone_rule=zone_rule)
+        reply = answer(_asked(item, *truths(item)), training, zone_rule=zone_rule)
         question = _own_question(item) or f"Where is the {item.target.name}?"
         store.add(_prediction(item, reply, question), rank=idist.get_rank())
 
@@ -187,8 +187,10 @@ def training_masks(manifest: Manifest, *, slices: Mapping[str, Any], zone_rule: 
 
     def examples() -> Iterable[tuple[str, str, Any, tuple[str, ...]]]:
         for item in items_of(manifest, "train", slices=slices):
-            mask_HW = shown_truth(manifest, item, open_image(manifest, item.case, values=False))
-            zones = described_zones(findings_of(mask_HW, item.target.kind, zone_rule=zone_rule))
+            image = open_image(manifest, item.case, values=False)
+            mask_HW, spacing_hw_mm = shown_truth(manifest, item, image), shown_spacing(item, image)
+            findings = findings_of(mask_HW, item.target.kind, zone_rule=zone_rule, spacing_hw_mm=spacing_hw_mm)
+            zones = described_zones(findings)
             yield item.case.modality or "", item.target.name, mask_HW, zones
 
     return TrainingMasks(examples())
@@ -198,8 +200,8 @@ def _own_question(item: Item) -> str | None:
     return item.query.question if item.query else item.question
 
 
-def _asked(item: Item, truth_HW: Any) -> Asked:
-    return Asked(item.key, item.case.modality or "", item.target.name, item.target.kind, truth_HW)
+def _asked(item: Item, truth_HW: Any, spacing_hw_mm: tuple[float, float] | None) -> Asked:
+    return Asked(item.key, item.case.modality or "", item.target.name, item.target.kind, truth_HW, spacing_hw_mm)
 
 
 def _prediction(item: Item, reply: Replied, question: str) -> Prediction:
@@ -316,7 +318,7 @@ class EvaluationReport:
 
             def predicted(index: int, answer: Baseline = answer) -> Prediction:
                 item = self.items[index]
-                asked = _asked(item, self.truths(item)[0])
+                asked = _asked(item, *self.truths(item))
                 return _prediction(item, answer(asked, training, zone_rule=self.zone_rule), "")
 
             scores[name] = summarise(self._scored(ordinary, predicted), intervals=None)

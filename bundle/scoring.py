@@ -14,7 +14,6 @@ from monai.utils import string_list_all_gather
 from prsmed.answers import RawAnswers, contradictions_of, decide, described_zones, detected_box, soft_mask
 from prsmed.data.manifest import Manifest
 from prsmed.data.predictions import Prediction
-from prsmed.data.slicing import volume_frame
 from prsmed.data.volumes import open_image
 from prsmed.data.writers.picture import draw_overlay, to_display
 from prsmed.geometry import mask_to_box
@@ -22,18 +21,11 @@ from prsmed.metrics.masks import MaskMetric, Tolerance, box_iou_of
 from prsmed.metrics.protocol import protocol_scores
 from prsmed.metrics.rows import MaskScores, ScoreRow
 from prsmed.metrics.summary import flat_metrics, selection_score, summarise
-from prsmed.samples import Item, edited_truth, findings_of, shown_truth
+from prsmed.samples import Item, edited_truth, findings_of, shown_spacing, shown_truth
 from prsmed.text.naming import first_named
 from prsmed.text.parse import parse_position, zones_match
 from prsmed.text.templates import described_findings
-from prsmed.types import AnswerObject, Finding, SourceImage
-
-
-def _picture_spacing(image: SourceImage) -> tuple[float, float] | None:
-    if image.is_volume or image.spacing_mm is None:
-        return None
-    row_mm, column_mm = image.spacing_mm
-    return row_mm, column_mm
+from prsmed.types import AnswerObject, Finding
 
 
 class Truths:
@@ -53,17 +45,18 @@ class Truths:
         if key not in self._kept:
             image = open_image(self.manifest, item.case, values=False)
             mask_HW = shown_truth(self.manifest, item, image)
-            is_slice = item.slice is not None and image.is_volume
-            spacing_hw_mm = volume_frame(image, item.slice).spacing_hw_mm if is_slice else _picture_spacing(image)
-            self._kept[key] = (np.packbits(mask_HW), mask_HW.shape, spacing_hw_mm)
+            self._kept[key] = (np.packbits(mask_HW), mask_HW.shape, shown_spacing(item, image))
         packed, shape, spacing_hw_mm = self._kept[key]
         mask_HW = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).view(bool)
-        return edited_truth(item, mask_HW), spacing_hw_mm
+        return edited_truth(item, mask_HW, spacing_hw_mm), spacing_hw_mm
 
     def findings(self, item: Item, *, zone_rule: str) -> list[Finding]:
         """The findings of an item's true mask, found once for all systems that are scored."""
         if (item.key, zone_rule) not in self._findings:
-            self._findings[item.key, zone_rule] = findings_of(self(item)[0], item.target.kind, zone_rule=zone_rule)
+            mask_HW, spacing_hw_mm = self(item)
+            self._findings[item.key, zone_rule] = findings_of(
+                mask_HW, item.target.kind, zone_rule=zone_rule, spacing_hw_mm=spacing_hw_mm
+            )
         return self._findings[item.key, zone_rule]
 
 

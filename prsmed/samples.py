@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def items_of(manifest: Manifest, split: str, *, slices: Mapping[str, Any]) -> li
 def truth_of(manifest: Manifest, item: Item) -> tuple[SourceImage, np.ndarray]:
     """The source image as stored, and the true mask (bool, H W) of the picture that is shown, after the item's edit."""
     image = open_image(manifest, item.case)
-    return image, edited_truth(item, shown_truth(manifest, item, image))
+    return image, edited_truth(item, shown_truth(manifest, item, image), shown_spacing(item, image))
 
 
 def shown_truth(manifest: Manifest, item: Item, image: SourceImage) -> np.ndarray:
@@ -114,20 +115,33 @@ def shown_truth(manifest: Manifest, item: Item, image: SourceImage) -> np.ndarra
     return volume_frame(image, item.slice).take(mask) if item.slice is not None and image.is_volume else mask
 
 
-def edited_truth(item: Item, mask_HW: np.ndarray) -> np.ndarray:
+def shown_spacing(item: Item, image: SourceImage) -> tuple[float, float] | None:
+    """Size of a pixel (rows, columns; mm) of the picture that is shown; None where the file does not state it."""
+    if item.slice is not None and image.is_volume:
+        return volume_frame(image, item.slice).spacing_hw_mm
+    if image.is_volume or image.spacing_mm is None:
+        return None
+    row_mm, column_mm = image.spacing_mm
+    return row_mm, column_mm
+
+
+def edited_truth(item: Item, mask_HW: np.ndarray, spacing_hw_mm: tuple[float, float] | None) -> np.ndarray:
     """What is true of the item's picture after its edit, of what was true before."""
     if item.edit is not None:
         mask_HW = EDITS[item.edit].mask(mask_HW)
     if item.only_zone is not None:
-        mask_HW = _regions_in(mask_HW, item.only_zone, zone_rule=item.zone_rule)
+        mask_HW = _regions_in(mask_HW, item.only_zone, zone_rule=item.zone_rule, spacing_hw_mm=spacing_hw_mm)
     return mask_HW
 
 
-def _regions_in(mask_HW: np.ndarray, zone: str, *, zone_rule: str) -> np.ndarray:
+def _regions_in(
+    mask_HW: np.ndarray, zone: str, *, zone_rule: str, spacing_hw_mm: tuple[float, float] | None
+) -> np.ndarray:
     """The connected regions of a mask that lie in a zone."""
     labels_HW, labels = components(mask_HW, 0)
     regions = [labels_HW == label for label in labels]
-    inside = [region for region in regions if find(region, zone_rule=zone_rule)[0].zone == zone]
+    find_one = partial(find, zone_rule=zone_rule, spacing_hw_mm=spacing_hw_mm)
+    inside = [region for region in regions if find_one(region)[0].zone == zone]
     return np.logical_or.reduce(inside) if inside else np.zeros_like(mask_HW)
 
 

@@ -30,11 +30,17 @@ _ADDRESS = "Where is the lung nodule?"
 
 
 def send(
-    server: RunningServer, method: str, path: str, body: bytes = b"", content_type: str = _FORM, token: str = ""
+    server: RunningServer,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    content_type: str = _FORM,
+    token: str = "",
+    **headers: str,
 ) -> tuple[int, bytes]:
     """One raw request."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
-    headers = {"Content-Type": content_type, **({"Authorization": f"Bearer {token}"} if token else {})}
+    headers |= {"Content-Type": content_type, **({"Authorization": f"Bearer {token}"} if token else {})}
     try:
         connection.request(method, path, body=body, headers=headers)
         response = connection.getresponse()
@@ -135,6 +141,11 @@ def attack(server: RunningServer, secret: Path) -> None:
         assert logged, (name, "is not in the audit log")
         assert all(json.loads(line)["status"] >= 400 for line in logged)
         report(name, status=status, said=reply[:110].decode(errors="replace"))
+    for headers in ({"Origin": "https://elsewhere.example"}, {"Origin": "null"}, {"Host": "rebind.example:8000"}):
+        for method, path in (("POST", "/prsmed/accept?run=initial"), ("GET", "/datastore/image?image=ct")):
+            status, reply = send(server, method, path, **headers)
+            assert status == 403, (headers, path, status, reply[:300])
+        report(f"another web page, {headers}", status=status, said=reply.decode())
     assert sorted(path.name for path in server.studies.rglob("*")) == before, "something was written"
     for question in ("$__import__('os').getcwd() #1 @network %x", "{{7*7}} ${HOME} `id` '; DROP TABLE x; --"):
         status, reply = send(

@@ -60,7 +60,7 @@ def _dialogue(bank: TemplateBank, target: str, rng: random.Random) -> Iterator[s
 
 def _finding(zone: str) -> Finding:
     """A one-pixel finding; only its zone matters here."""
-    return Finding(zone, "posmed-1", "left", "top", zone == "center", False, (0, 0, 1, 1), (0.5, 0.5), 1)
+    return Finding(zone, "posmed-2", "left", "top", zone == "center", False, (0, 0, 1, 1), (0.5, 0.5), 1)
 
 
 def train(bank: TemplateBank) -> Tokenizer:

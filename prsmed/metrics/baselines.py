@@ -26,6 +26,7 @@ class Asked:
     Attributes:
         key: of the item; what is random depends on it.
         truth_HW: bool, the true mask. Only the oracle looks at it; the others take its shape.
+        spacing_hw_mm: size of a pixel where it is known.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Asked:
     target: str
     kind: str
     truth_HW: np.ndarray
+    spacing_hw_mm: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def _sentence(target: str, zone: str) -> str:
 
 
 def _truthful(asked: Asked, mask_HW: np.ndarray, zone_rule: str) -> str:
-    findings = find(mask_HW, zone_rule=zone_rule, per_component=asked.kind == "lesion")
+    per_component, spacing_hw_mm = asked.kind == "lesion", asked.spacing_hw_mm
+    findings = find(mask_HW, zone_rule=zone_rule, per_component=per_component, spacing_hw_mm=spacing_hw_mm)
     return rule_text(findings, target=asked.target, modality=asked.modality)
 
 

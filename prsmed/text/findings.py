@@ -32,7 +32,7 @@ def find(
         zone_rule: name of a zone rule (`prsmed.text.positions.ZONE_RULES`).
         per_component: False gives one finding for all components that were kept (two lungs are one answer).
         min_area_px: smallest component in pixels; by default `default_min_area_px`.
-        spacing_hw_mm: size of a pixel, rows then columns; without it nothing is given in millimetres.
+        spacing_hw_mm: size of a pixel, rows then columns; without it pixels are square, and nothing is given in mm.
         prob_HW: float, the same grid; a finding's score is its mean over the finding's pixels.
         patient_axes: how the picture lies in the patient; without it every patient word is "unknown".
 
@@ -87,18 +87,19 @@ def _finding(
     x0, y0, x1, y1 = box
     rows, columns = np.nonzero(region_HW[y0:y1, x0:x1])
     side, level = side_and_level(*box_center_px(box), hw_px)
+    aspect = spacing_hw_mm[0] / spacing_hw_mm[1] if spacing_hw_mm else 1.0
     area_mm2 = box_mm = None
     if spacing_hw_mm is not None:
         row_mm, column_mm = spacing_hw_mm
         area_mm2 = float(rows.size * row_mm * column_mm)
         box_mm = (box[0] * column_mm, box[1] * row_mm, box[2] * column_mm, box[3] * row_mm)
     return Finding(
-        zone=zone_of(box, hw_px, rule=rule_id, mask=region_HW),
+        zone=zone_of(box, hw_px, rule=rule_id, mask=region_HW, aspect=aspect),
         zone_rule=rule_id,
         picture_side=side,
         picture_level=level,
-        central=is_central(box, hw_px, rule=rule_id, mask=region_HW),
-        border_ambiguous=border_ambiguous(box, hw_px, rule_id, mask=region_HW),
+        central=is_central(box, hw_px, rule=rule_id, mask=region_HW, aspect=aspect),
+        border_ambiguous=border_ambiguous(box, hw_px, rule_id, mask=region_HW, aspect=aspect),
         box_xyxy_px=box,
         centroid_xy_px=(float((columns + x0).mean()) + 0.5, float((rows + y0).mean()) + 0.5),
         area_px=int(rows.size),

@@ -13,7 +13,7 @@ def test_slots_of_one_region():
     mask[10:20, 150:170] = True
     prob = np.where(mask, 0.75, 0.1)
     (finding,) = find(mask, spacing_hw_mm=(0.5, 2.0), prob_HW=prob)
-    assert (finding.zone, finding.zone_rule) == ("top-right", "posmed-1")
+    assert (finding.zone, finding.zone_rule) == ("top-right", "posmed-2")
     assert (finding.picture_side, finding.picture_level, finding.central) == ("right", "top", False)
     assert finding.box_xyxy_px == (150, 10, 170, 20)
     assert finding.centroid_xy_px == (160.0, 15.0)

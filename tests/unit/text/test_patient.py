@@ -226,7 +226,7 @@ def test_the_parser_reads_the_picture_in_every_sentence():
         findings = [
             Finding(
                 zone=ZONES[(number + shift) % 5],
-                zone_rule="posmed-1",
+                zone_rule="posmed-2",
                 picture_side="left",
                 picture_level="top",
                 central=number % 2 == 0,

@@ -97,8 +97,19 @@ def test_border_ambiguity_of_a_mask_under_mmrs():
 
 
 def test_rules_are_found_by_name_and_by_stored_id_and_nothing_else():
-    assert get_rule("posmed") is get_rule("posmed-1")
+    assert get_rule("posmed") is get_rule("posmed-2")
     with pytest.raises(RequestError, match="posmed, mmrs"):
         zone_of((0, 0, 1, 1), (10, 10), rule="thirds")
     with pytest.raises(DataError, match="mask is"):
         zone_of((0, 0, 1, 1), (10, 10), mask=np.ones((10, 11), bool))
+
+
+def test_pixels_that_are_not_square_change_nothing_of_the_picture() -> None:
+    """A point of a 100 x 200 picture, and the same one where five rows are stored as one (10 mm of 2 mm columns)."""
+    whole, thin = ((100, 200), 1.0), ((20, 200), 5.0)
+    for y_px in (25, 35, 45, 55, 65, 75):
+        for x_px in (70, 85, 100, 115, 130):
+            box, stored = (x_px - 2, y_px - 5, x_px + 2, y_px + 5), (x_px - 2, y_px / 5 - 1, x_px + 2, y_px / 5 + 1)
+            for of in (zone_of, is_central, border_ambiguous):
+                assert of(box, whole[0]) == of(stored, thin[0], aspect=thin[1]), (of.__name__, x_px, y_px)
+    assert zone_of((88, 8, 92, 10), (20, 200)) != zone_of((88, 8, 92, 10), (20, 200), aspect=5.0) == "center"
