@@ -108,7 +108,7 @@ def open_store(
         queries, mode, words: whether own questions are asked, how MediSee is, and whether sentences are wanted.
     """
     asked = [[item.key, _own_question(item), item.edit] for item in items]
-    templates = {name: [question for question, _ in split.pairs] for name, split in sorted(bank.splits.items())}
+    templates = [] if queries else bank.questions(split)
     about = {
         "schema_version": 1,
         "system": dict(system),

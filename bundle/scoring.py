@@ -113,7 +113,7 @@ class Scorer:
         )
         self._words[index] = {
             **_facts(item, findings),
-            **_statement(item, thing, prediction, findings),
+            **_statement(item, thing, prediction, findings, self.names),
             **_pointing(item, prediction, truth_HW, self.names),
         }
         if self.protocol and truth_HW.any():
@@ -160,7 +160,9 @@ def _are_many(findings: Sequence[Finding]) -> bool:
     return len(described_findings(findings)) < len(findings)
 
 
-def _statement(item: Item, thing: AnswerObject, prediction: Prediction, findings: Sequence[Finding]) -> dict[str, Any]:
+def _statement(
+    item: Item, thing: AnswerObject, prediction: Prediction, findings: Sequence[Finding], names: Iterable[str]
+) -> dict[str, Any]:
     truth = described_zones(findings)
     text = prediction.model_text if item.query is None else None  # an explanation states no position
     parsed = parse_position(text, target=item.target.name) if text is not None else None
@@ -182,7 +184,8 @@ def _statement(item: Item, thing: AnswerObject, prediction: Prediction, findings
         "text_kind": parsed.kind if parsed else "silent",
         "zones_text": tuple(parsed.zones) if parsed else (),
         "zones_right": bool(right),
-        "contradiction": text is not None and bool(contradictions_of(text, thing, target=item.target.name)),
+        "contradiction": text is not None
+        and bool(contradictions_of(text, thing, target=item.target.name, names=names)),
     }
 
 

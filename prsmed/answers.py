@@ -7,7 +7,7 @@ an evaluation use the same functions.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,10 +24,11 @@ from prsmed.models.prs_med import PRSMed
 from prsmed.samples import findings_of
 from prsmed.text.encode import TextEncoder
 from prsmed.text.findings import components, default_min_area_px
-from prsmed.text.parse import parse_position, zones_match
-from prsmed.text.patient import SIDE_UNANSWERABLE, on_side
+from prsmed.text.naming import first_named
+from prsmed.text.parse import parse_position, stated_count, zones_match
+from prsmed.text.patient import SIDE_UNANSWERABLE, on_side, side_asked
 from prsmed.text.templates import described_findings
-from prsmed.types import AnswerObject, Finding
+from prsmed.types import LATERALITIES, AnswerObject, Finding
 
 MAX_NEW_TOKENS = 64
 
@@ -191,11 +192,15 @@ def soft_mask(mask_prob_1HW: torch.Tensor, geometry: Geometry) -> np.ndarray:
 
 
 def only_on_side(
-    thing: AnswerObject, side: str, *, kind: str, zone_rule: str, geometry: Geometry
-) -> tuple[AnswerObject, list[str]]:
-    """What of an answer lies on one side of the patient, and what has to be said about it.
+    thing: AnswerObject, side: str, *, kind: str, zone_rule: str, geometry: Geometry, region_share: float = 0.0
+) -> tuple[AnswerObject, list[str], int]:
+    """What of an answer lies on one side of the patient, what has to be said about it, and how much lies elsewhere.
 
     Each region is looked at by itself, also of an organ: asked for the right lung, the left one is left out.
+
+    Args:
+        thing: decided without the threshold `region`.
+        region_share: that threshold: it compares the regions of the side that was asked about.
     """
     find = partial(
         findings_of, zone_rule=zone_rule, spacing_hw_mm=geometry.spacing_hw_mm, patient_axes=geometry.patient_axes
@@ -203,15 +208,16 @@ def only_on_side(
     regions = find(thing.mask, "lesion")
     kept, unknown = on_side(regions, side)
     if unknown:
-        return thing, [f"the question about the patient's {side} side {SIDE_UNANSWERABLE}"]
-    labels_HW, numbers = components(thing.mask, default_min_area_px(thing.mask.shape))
-    mask_HW = np.isin(labels_HW, [number for number, region in zip(numbers, regions, strict=True) if region in kept])
-    findings = find(mask_HW, kind)
-    present = thing.present and bool(mask_HW.any())
-    return AnswerObject(mask_HW, mask_to_box(mask_HW), present, thing.presence_prob, findings), [
-        f"only the patient's {side} side was asked about; the presence probability is that of the whole image",
-        *left_out(len(regions) - len(kept)),
-    ]
+        mask_HW, elsewhere, notes = thing.mask, 0, [f"the question about the patient's {side} side {SIDE_UNANSWERABLE}"]
+    else:
+        labels_HW, numbers = components(thing.mask, default_min_area_px(thing.mask.shape))
+        there = [number for number, region in zip(numbers, regions, strict=True) if region in kept]
+        mask_HW, elsewhere = np.isin(labels_HW, there), len(regions) - len(kept)
+        notes = [f"only the patient's {side} side was asked about; the presence probability is that of the whole image"]
+    mask_HW = without_specks(mask_HW, share=region_share)
+    present = thing.present and (bool(mask_HW.any()) or bool(unknown))
+    limited = AnswerObject(mask_HW, mask_to_box(mask_HW), present, thing.presence_prob, find(mask_HW, kind))
+    return limited, [*notes, *left_out(elsewhere)], elsewhere
 
 
 def left_out(count: int) -> list[str]:
@@ -224,12 +230,14 @@ def contradictions_of(
     thing: AnswerObject,
     *,
     target: str,
+    names: Iterable[str] = (),
     states_position: bool = True,
     overruled: bool = False,
 ) -> list[str]:
     """Where the sentence, the mask and the presence decision disagree, in plain English.
 
     Args:
+        names: of all that the sentence may be about.
         states_position: False for an explanation (MediSee), which need not say where the thing is.
         overruled: whether this explanation points at something that the network then found to be nowhere.
     """
@@ -252,7 +260,18 @@ def contradictions_of(
     elif parsed.kind == "positions" and not zones_match(parsed, described_zones(thing.findings)):
         said, shown = ", ".join(parsed.zones), ", ".join(described_zones(thing.findings))
         found.append(f"the model's sentence says {said}, the mask lies at {shown}")
+    elif parsed.kind == "positions" and (count := stated_count(model_text, parsed)) != len(thing.findings):
+        found.append(f"the model's sentence speaks of {count}, the mask shows {len(thing.findings)}")
+    if (named := first_named(model_text, names)) not in (None, target) and target in names:
+        found.append(f"the model's sentence is about the {named}")
     return found
+
+
+def side_contradictions(thing: AnswerObject, target: str) -> list[str]:
+    """Where a target that is called left or right lies on the other side of the patient, in plain English."""
+    own = side_asked(target)
+    wrong = {finding.patient_side for finding in thing.findings} & (set(LATERALITIES) - {own})
+    return [f"the {target} was asked for, the mask lies on the patient's {side}" for side in wrong if own]
 
 
 def box_contradictions(thing: AnswerObject) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prsmed.data.readers import is_dicom
 from prsmed.data.writers.atomic import write_atomically
 from prsmed.errors import PrsmedError, RequestError
 from prsmed.predictor import Predictor
@@ -60,6 +61,7 @@ class Result:
     patient_side: str = ""
     volume_ml: str = ""
     contradictions: str = ""
+    warnings: str = ""
     error: str = ""
 
 
@@ -122,11 +124,8 @@ def run_worklist(
     rows = read_worklist(worklist)
     used = {name: predictor.info.get(name) for name in ("thresholds", "zone_rule", "preprocessing")}
     settings = {"weights": predictor.model_record()["weights_sha256"], "dicom": dicom, **used, **asdict(volume)}
-    folders = [
-        out
-        / f"{row.number:05d}-{_digest({**asdict(row), 'file': _file_state(worklist.parent / row.image), **settings})}"
-        for row in rows
-    ]
+    asked = [{**asdict(row), "file": _file_state(row, worklist.parent), **settings} for row in rows]
+    folders = [out / f"{row.number:05d}-{_digest(one)}" for row, one in zip(rows, asked, strict=True)]
     results = [_done(folder) or Result(row.number, folder.name) for row, folder in zip(rows, folders, strict=True)]
     for index, (row, folder) in enumerate(zip(rows, folders, strict=True)):
         if results[index].status != "done":
@@ -154,7 +153,8 @@ def _ask(
             root / row.image, modality=row.modality, volume=volume, series_uid=row.series, frame=row.frame
         )
         answer = session.ask(row.question, progress=slice_progress)
-        session.write(folder, answer, dicom=dicom and session.source.series is not None)
+        can_be_dicom = session.source.series is not None and row.frame is None  # none refers to one frame of a video
+        session.write(folder, answer, dicom=dicom and can_be_dicom)
     except PrsmedError as error:
         return Result(row.number, folder.name, status="failed", error=str(error))
     # A library may fail on one study in a way nobody has met yet; the others must still be asked.
@@ -182,6 +182,7 @@ def _result(row: WorklistRow, folder: Path, answer: Answer) -> Result:
         patient_side=";".join(finding["patient_side"] for finding in found),
         volume_ml=f"{statistics['volume_ml']:g}" if statistics else "",
         contradictions=";".join(answer.contradictions),
+        warnings=";".join(answer.warnings),
     )
 
 
@@ -192,9 +193,12 @@ def _done(folder: Path) -> Result | None:
         return None
 
 
-def _file_state(image: Path) -> list[Any]:
-    """Which file is meant, and whether it is still the one that was asked: of a folder, every file in it."""
-    files = sorted(file for file in image.rglob("*") if file.is_file()) if image.is_dir() else [image]
+def _file_state(row: WorklistRow, root: Path) -> list[Any]:
+    """Which file is meant, and whether it is still the one that was asked: of a folder, every DICOM file in it."""
+    if not row.image:
+        return []
+    image = root / row.image
+    files = sorted(filter(is_dicom, image.rglob("*"))) if image.is_dir() else [image]
     state: list[Any] = [str(image.resolve())]
     for file in files:
         try:

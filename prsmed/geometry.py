@@ -278,6 +278,15 @@ class Geometry:
             right, down = "", ""
         return PatientAxes(right, down, laterality=self.laterality or "")
 
+    @property
+    def canonical_spacing_hw_mm(self) -> tuple[float, float] | None:
+        """Pixel size of the canonical image."""
+        if self.spacing_hw_mm is None:
+            return None
+        sizes = zip(self.spacing_hw_mm, self.slice_hw_px, self.canonical_hw_px, strict=True)
+        row_mm, column_mm = (spacing * stored / canonical for spacing, stored, canonical in sizes)
+        return row_mm, column_mm
+
     def prob_to_slice(self, prob_HW: torch.Tensor) -> torch.Tensor:
         """A float map on the (possibly padded) canonical image, on the slice picture's grid."""
         height, width = self.canonical_hw_px

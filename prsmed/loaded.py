@@ -12,16 +12,13 @@ from prsmed.data.preprocessing import Preprocessing
 from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.text.encode import TextEncoder, pad_batch
-from prsmed.text.naming import first_named
+from prsmed.text.grammar import is_plural, plural
+from prsmed.text.naming import LESION_WORDS, first_named
 from prsmed.text.patient import side_asked
 from prsmed.types import MODALITIES
 
 UNNAMED = "finding"
 """The target of a question that names none."""
-
-_LESION = re.compile(
-    r"\b(?:tumou?r|nodul|mass|lesion|opacit|metasta|cyst|polyp|growth|cancer|carcinom|abnormal|anomal)"
-)
 
 
 class LoadedModel:
@@ -79,13 +76,15 @@ class LoadedModel:
             return (name, known[name], []) if name else (UNNAMED, "lesion", [warning])
         words = question.casefold()
         named = [name for name in known if _is_named(name, words)]
-        if named and not (_LESION.search(words) and all(known[name] == "organ" for name in named)):
-            best = max(named, key=len)
-            return best, known[best], []
+        if named and not (LESION_WORDS.search(words) and all(known[name] == "organ" for name in named)):
+            best = max(named, key=lambda name: (name.casefold() in words, len(name)))
+            others = [name for name in named if name not in best and known[name] == known[best]]
+            return best, known[best], [f"only the {best} was looked for, not the {name}" for name in others]
         lesions = [name for name in known if known[name] == "lesion" and _is_said(name, words)]
         if lesions:  # "a tumour in the lungs" is no question about the lungs
             return max(lesions, key=len), "lesion", []
-        warning = f"the question names none of the targets this model was trained on ({', '.join(sorted(known))})"
+        asked = "asks for something in the " + max(named, key=len) + " that is none" if named else "names none"
+        warning = f"the question {asked} of the targets this model was trained on ({', '.join(sorted(known))})"
         return UNNAMED, "lesion", [warning]
 
     def side_asked(self, question: str, target: str) -> str | None:
@@ -117,7 +116,9 @@ class LoadedModel:
 
 
 def _is_named(name: str, words: str) -> bool:
-    return re.search(rf"\b{re.escape(name.casefold())}(?:s|es)?\b", words) is not None
+    name = name.casefold()
+    forms = {name, plural(name), name.removesuffix("s") if is_plural(name) else name}
+    return re.search(rf"\b(?:{'|'.join(map(re.escape, forms))})\b", words) is not None
 
 
 def _is_said(name: str, words: str) -> bool:

@@ -216,7 +216,8 @@ def add_text(
     if sample["query"] is not None:
         return {**sample, **own_words(sample, sample["query"], sample["label"], text=text, answers=answers)}
     mask = sample["label"][0].numpy() > 0.5
-    findings = findings_of(mask, sample["kind"], zone_rule=zone_rule)
+    spacing_hw_mm = sample["geometry"].canonical_spacing_hw_mm
+    findings = findings_of(mask, sample["kind"], zone_rule=zone_rule, spacing_hw_mm=spacing_hw_mm)
     if sample["asked"] is not None:
         sample["question"], sample["query_kind"] = sample["asked"], "probe"
         sample["answer"] = rule_text(findings, target=sample["target"])

@@ -20,6 +20,7 @@ from prsmed.answers import (
     drawn,
     left_out,
     only_on_side,
+    side_contradictions,
     soft_mask,
 )
 from prsmed.data.preprocessing import Prepared
@@ -95,20 +96,27 @@ class Session:
         raw = self.raw(question)
         assert raw.texts is not None
         target, kind, warnings = self.name_target(question, raw)
+        side, elsewhere = model.side_asked(question, target), 0
         thing = decide(
             soft_mask(raw.mask_prob[0], geometry),
             float(raw.presence_prob[0]),
             kind=kind,
-            thresholds=model.thresholds,
+            thresholds={**model.thresholds, "region": 0.0} if side else model.thresholds,
             zone_rule=model.zone_rule,
             spacing_hw_mm=geometry.spacing_hw_mm,
             patient_axes=geometry.patient_axes,
         )
-        side = self.model.side_asked(question, target)
         if side:
-            thing, notes = only_on_side(thing, side, kind=kind, zone_rule=model.zone_rule, geometry=geometry)
+            thing, notes, elsewhere = only_on_side(
+                thing,
+                side,
+                kind=kind,
+                zone_rule=model.zone_rule,
+                geometry=geometry,
+                region_share=model.thresholds.get("region", 0.0),
+            )
             warnings = [*warnings, *notes]
-        return self.state(question, raw, thing, target=target, warnings=warnings, side=side)
+        return self.state(question, raw, thing, target=target, warnings=warnings, side=side, elsewhere=elsewhere)
 
     def raw(self, question: str) -> RawAnswers:
         """What the network draws and says, before any decision."""
@@ -125,27 +133,42 @@ class Session:
         warnings: Sequence[str],
         contradictions: Sequence[str] = (),
         side: str | None = None,
+        elsewhere: int = 0,
     ) -> Answer:
         """The answer: the model's words beside what was decided of its mask, and where the two disagree.
 
         A sentence about a position knows the picture only. Where the file states how that lies in the patient, or one
         side of the patient was asked about, the rule's sentence is shown, which says both.
+
+        Args:
+            side, elsewhere: the side of the patient that was asked about, and how much was drawn on the other one.
         """
         assert raw.texts is not None
         modality = self.modality
         side_expected = expects_side(modality.name)
         from_rule = rule_text(thing.findings, target=target, modality=modality.name, side_expected=side_expected)
-        if side and not thing.findings:
-            from_rule = f"No {target} {'are' if is_plural(target) else 'is'} visible on the patient's {side}."
-        elif target == UNNAMED and not thing.findings:  # "no finding" would be said of the whole image
-            from_rule = "What was asked for is not visible in this image."
+        if not thing.findings and (side or target == UNNAMED):  # "no finding" would be said of the whole image
+            nothing = "What was asked for is not" if target == UNNAMED else _no(target)
+            place = f"on the patient's {side}" if side else "in this image"
+            from_rule = f"{nothing} visible {place}."
+            from_rule += " Something was marked on the other side." if elsewhere else ""
         in_patient = side is not None or any(finding.frame != "picture" for finding in thing.findings)
         explains = self.model.explains
         overruled = self._denies_words(raw)
         contradictions = [
             *contradictions,
-            *contradictions_of(raw.texts[0], thing, target=target, states_position=not explains, overruled=overruled),
+            *contradictions_of(
+                raw.texts[0],
+                thing,
+                target=target,
+                names=self.model.info.get("targets", {}),
+                states_position=not explains,
+                overruled=overruled,
+            ),
+            *side_contradictions(thing, target),
         ]
+        if explains and elsewhere and not thing.findings:
+            contradictions.append(f"the model's sentence points at something, but not on the patient's {side}")
         if thing.present:
             thing.detected_box_xyxy_px = detected_box(raw, 0, self.geometry.slice_hw_px)
         # A box elsewhere says nothing against the sentence: it is told, and the sentence stays.
@@ -187,9 +210,14 @@ class Session:
         if dicom:
             require_dicom(self.source)
             target, kind, _ = self.model.name_target(answer.question, _said(answer))
+            side = self.model.side_asked(answer.question, target)
             mask = self.geometry.mask_to_source(answer.objects[0].mask)
-            files = write_dicom(folder, answer, mask, self.source, target=target, kind=kind)
+            files = write_dicom(folder, answer, mask, self.source, target=target, kind=kind, side=side)
         write_answer(folder, answer, self.picture, files=files)
+
+
+def _no(target: str) -> str:
+    return f"No {target} {'are' if is_plural(target) else 'is'}"
 
 
 def _said(answer: Answer) -> str:
@@ -243,22 +271,25 @@ class VolumeSession:
         removed = len(components.found) - len(kept)
         target, kind, warnings = self._name_target(question, components, kept, presence_prob_S)
         contradictions = [] if kept else self._overruled(presence_prob_S)
-        side = self.model.side_asked(question, target)
+        side, elsewhere = self.model.side_asked(question, target), 0
         if side:
-            kept, notes = self._only_on_side(components, kept, side)
+            kept, notes, elsewhere = self._only_on_side(components, kept, side)
             warnings = [*warnings, *notes]
         asked_for, kept = kept, kept[: self.options.keep_largest]  # the largest of the side that was asked about
         removed += len(asked_for) - len(kept)
         parts = [components.merged(kept)] if kept and kind == "organ" else kept
         findings = [
-            volume_finding(part, self._words(components, part), number=number, frame=self.frame)
+            volume_finding(part, self._words(components, part, part.key_slice), number=number, frame=self.frame)
             for number, part in enumerate(parts, start=1)
         ]
+        index = findings[0].key_slice if findings else int(presence_prob_S.argmax())
+        shown = [self._words(components, part, index) for part in parts if index in part.area_px]
         components.keep(kept)
         masks_s = time.perf_counter() - started
-        index = findings[0].key_slice if findings else int(presence_prob_S.argmax())
         key = self._slice_session(index)
-        thing = self._key_object(key, mask_ijk, kind, bool(findings), float(presence_prob_S[index]))
+        assert key.geometry.volume is not None
+        mask_HW = key.geometry.volume.take(mask_ijk)
+        thing = AnswerObject(mask_HW, mask_to_box(mask_HW), bool(findings), float(presence_prob_S[index]), shown)
         answer = key.state(
             question,
             key.raw(question),
@@ -267,6 +298,7 @@ class VolumeSession:
             warnings=warnings,
             contradictions=contradictions,
             side=side,
+            elsewhere=elsewhere,
         )
         answer.timings_s["volume"] = round(masks_s, 4)
         answer.volume_statistics = statistics_of(
@@ -275,6 +307,7 @@ class VolumeSession:
             removed=removed,
             presence_prob_S=presence_prob_S,
             presence_threshold=self.model.thresholds["presence"],
+            side=side,
         )
         return VolumeAnswer(**vars(answer), mask_ijk=mask_ijk)
 
@@ -339,29 +372,22 @@ class VolumeSession:
             patient_axes=frame.patient_axes(self.source.laterality or ""),
         )
 
-    def _words(self, components: Components, part: Component) -> Finding:
-        """Where a component lies, as its own key slice shows it; its regions there are one finding."""
-        slab = components.slab(part, part.key_slice)
-        return self._findings(replace(self.frame, index=0).take(slab), "organ", part.key_slice)[0]
+    def _words(self, components: Components, part: Component, index: int) -> Finding:
+        """Where a component lies, as one slice shows it; its regions there are one finding."""
+        slab = components.slab(part, index)
+        return self._findings(replace(self.frame, index=0).take(slab), "organ", index)[0]
 
     def _only_on_side(
         self, components: Components, kept: list[Component], side: str
-    ) -> tuple[list[Component], list[str]]:
-        words = {part.numbers: self._words(components, part) for part in kept}
+    ) -> tuple[list[Component], list[str], int]:
+        words = {part.numbers: self._words(components, part, part.key_slice) for part in kept}
         on_it, unknown = on_side(list(words.values()), side)
         if unknown:
-            return kept, [f"the question about the patient's {side} side {SIDE_UNANSWERABLE}"]
+            return kept, [f"the question about the patient's {side} side {SIDE_UNANSWERABLE}"], 0
         note = f"only the patient's {side} side was asked about; presence probabilities are those of whole slices"
         there = [part for part in kept if words[part.numbers] in on_it]
-        return there, [note, *left_out(len(kept) - len(there))]
-
-    def _key_object(
-        self, key: Session, mask_ijk: np.ndarray, kind: str, is_present: bool, presence_prob: float
-    ) -> AnswerObject:
-        assert key.geometry.volume is not None
-        mask_HW = key.geometry.volume.take(mask_ijk)
-        findings = self._findings(mask_HW, kind, key.geometry.volume.index)
-        return AnswerObject(mask_HW, mask_to_box(mask_HW), is_present, presence_prob, findings)
+        elsewhere = len(kept) - len(there)
+        return there, [note, *left_out(elsewhere)], elsewhere
 
     def write(self, folder: Path, answer: Answer, *, dicom: bool = False) -> None:
         """Write the volume's mask beside answer.json, the key slice's mask.png and overlay.png, and a sheet of slices.
@@ -375,7 +401,8 @@ class VolumeSession:
         if dicom:  # first: it may be refused, and then nothing else is to lie in the folder
             require_dicom(self.source)
             target, kind, _ = self.model.name_target(answer.question, _said(answer))
-            files |= write_dicom(folder, answer, answer.mask_ijk, self.source, target=target, kind=kind)
+            side = self.model.side_asked(answer.question, target)
+            files |= write_dicom(folder, answer, answer.mask_ijk, self.source, target=target, kind=kind, side=side)
         files |= write_volume(folder, answer.mask_ijk, self.source, slices=self._sheet(answer))
         assert answer.key_slice is not None
         write_answer(folder, answer, shown_picture(*self.prepared.slice(answer.key_slice)), files=files)
@@ -388,7 +415,7 @@ class VolumeSession:
             index, told = finding["key_slice"], f"finding {finding['number']}, {finding['volume_ml']:.3g} ml"
             captions[index] = f"{captions[index]}; {told}" if index in captions else told
         sheet = []
-        for index, caption in (captions or {answer.key_slice.index: "nothing found"}).items():
+        for index, caption in (captions or {answer.key_slice.index: "nothing marked"}).items():
             canonical_CHW, geometry = self.prepared.slice(SliceRef(self.options.axis, index))
             assert geometry.volume is not None
             picture_HWC, mask_HW = shown_picture(canonical_CHW, geometry), geometry.volume.take(answer.mask_ijk)

@@ -261,12 +261,14 @@ def statistics_of(
     removed: int,
     presence_prob_S: np.ndarray,
     presence_threshold: float,
+    side: str | None = None,
 ) -> dict[str, Any]:
     """`Answer.volume_statistics`: the findings, what was removed, what the presence head said of the slices.
 
     Args:
         removed: how many components the options removed.
         presence_prob_S: float (slices,), the presence head's probability for each slice.
+        side: of the patient, where only one was asked about.
     """
     return {
         "axis": options.axis,
@@ -284,7 +286,7 @@ def statistics_of(
             "highest": round(float(presence_prob_S.max()), 4),
             "highest_in_slice": int(presence_prob_S.argmax()),
         },
-        "summary": _summary(findings, options.axis, len(presence_prob_S)),
+        "summary": _summary(findings, options.axis, len(presence_prob_S), side),
     }
 
 
@@ -297,9 +299,10 @@ def _window(mask_ijk: np.ndarray, array_axis: int) -> tuple[slice, ...]:
     return tuple(slice(None) if axis == array_axis else side for axis, side in enumerate(window))
 
 
-def _summary(findings: Sequence[VolumeFinding], axis: str, slices: int) -> str:
+def _summary(findings: Sequence[VolumeFinding], axis: str, slices: int, side: str | None) -> str:
+    where = f"In the volume, on the patient's {side}" if side else "In the volume"
     if not findings:
-        return f"In the volume: nothing found in {slices} {axis} slices."
+        return f"{where}: nothing is marked in {slices} {axis} slices."
     largest, total_ml = findings[0], sum(finding.volume_ml for finding in findings)
     size = " x ".join(f"{side:.0f}" for side in largest.extent_mm.values())
     one = len(findings) == 1
@@ -307,8 +310,8 @@ def _summary(findings: Sequence[VolumeFinding], axis: str, slices: int) -> str:
     about = "it" if one else f"the largest ({largest.volume_ml:.3g} ml)"
     first, last = largest.slice_range
     return (
-        f"In the volume: {which}; {about} measures {size} mm (left-right x front-back x head-feet) and shows in {axis}"
-        f" slices {first} to {last}, most of it in slice {largest.key_slice}."
+        f"{where}: {which}; {about} measures {size} mm (left-right x front-back x head-feet) and shows in {axis}"
+        f" slices {first} to {last}, most of it in slice {largest.key_slice} (counted from 0)."
     )
 
 

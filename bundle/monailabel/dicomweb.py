@@ -50,8 +50,8 @@ class DicomwebStudies(StudiesFolder):
         self.url = url.rstrip("/")
         self.session = create_session_from_user_pass(user, password) if user else Session()
         self.client = DICOMwebClient(self.url, session=self.session, timeout=_TIMEOUT_S)
-        self._study_of: dict[str, str] = {}
-        self._instances_of: dict[str, int] = {}
+        self._series: dict[str, tuple[str, int]] = {}  # study, and how many instances the service has; 0: unknown
+        self._fetched: dict[str, int] = {}  # how many it had when the series was fetched
         self._fetching = threading.Lock()
         folder = cache / hashlib.sha256(self.url.encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -67,10 +67,11 @@ class DicomwebStudies(StudiesFolder):
             DataError: the server does not hand it out.
         """
         uri = super().get_image_uri(image_id)
-        if uri and image_id in self._study_of:
+        if uri and image_id in self._series:
             with self._fetching:
                 here = sum(1 for _ in Path(uri).iterdir())
-                if not here or here < self._instances_of[image_id]:  # it had not arrived as a whole
+                had = self._fetched.get(image_id, here) if here else -1
+                if self._series[image_id][1] > had or not here:  # not yet, or not as a whole when it was fetched
                     self._fetch(image_id, Path(uri))
         return uri
 
@@ -98,10 +99,12 @@ class DicomwebStudies(StudiesFolder):
         if len(found) == SERIES_LISTED_AT_MOST:
             logger.warning("the DICOMweb service has %d series or more; the others are not listed", len(found))
         stated = [{name: _value(series, tag) for name, tag in _TAGS.items()} for series in found]
-        known = [one for one in stated if one["modality"] in MODALITY_OF_DICOM and _UID.fullmatch(one["uid"])]
-        self._instances_of = {one["uid"]: int(one["instances"] or 0) for one in known}  # 0: the service does not say
-        self._study_of = {one["uid"]: one["study"] for one in known}
-        for uid in self._study_of:
+        self._series = {
+            one["uid"]: (one["study"], int(one["instances"] or 0))
+            for one in stated
+            if one["modality"] in MODALITY_OF_DICOM and _UID.fullmatch(one["uid"])
+        }
+        for uid in self._series:
             (folder / uid).mkdir(exist_ok=True)
 
     def _keep_looking(self) -> None:
@@ -114,18 +117,20 @@ class DicomwebStudies(StudiesFolder):
                 logger.warning("%s", error)
 
     def _fetch(self, uid: str, target: Path) -> None:
+        study, instances = self._series[uid]
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=self.folder) as scratch:
             part = Path(scratch) / "series"
             part.mkdir()
             try:
-                images = self.client.iter_series(self._study_of[uid], uid, media_types=_AS_STORED)
+                images = self.client.iter_series(study, uid, media_types=_AS_STORED)
                 for number, image in enumerate(images):
                     save_dicom(image, part / f"{number:05}.dcm")
             except RequestException as error:
                 raise DataError(f"the DICOMweb service does not send the series ({type(error).__name__})") from error
             if any(target.iterdir()):
                 target.rename(Path(scratch) / "before")
-            part.replace(target)  # over the empty folder, in one step
+            part.replace(target)
+            self._fetched[uid] = instances
 
     def _send(self, series: str, label: str, info: dict[str, Any]) -> None:
         source = read_image(series)

@@ -6,6 +6,7 @@ Label is closed until somebody has looked at it.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import re
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from bundle.monailabel.asked import check_query
 from bundle.monailabel.audit import AuditLog
@@ -31,7 +32,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 USER, ANNOTATOR, ADMIN = "monailabel-user", "monailabel-annotator", "monailabel-admin"
 SMALL_BYTES = 256 * 1024
 ANY_KEY = ("*",)
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _SESSION = r"/session/[0-9a-f-]{32,36}"
 
 
@@ -86,7 +86,8 @@ RULES = (
     _rule("upload", "PUT", "/session/?", "uncompress", "expiry", "client_id", is_upload=True),
     _rule("session", "GET DELETE", _SESSION, "update_ts"),
     _rule("list", "GET", "/datastore/?", "output"),
-    _rule("image", "GET HEAD", "/datastore/image", "image", "check_sum"),
+    _rule("image", "GET", "/datastore/image", "image", "check_sum"),
+    _rule("image", "HEAD", "/datastore/image", "image"),
     _rule("image", "GET", "/datastore/image/info", "image"),
     _rule("save label", "PUT", "/datastore/label", "image", "tag", role=ANNOTATOR, is_upload=True),
     _rule("label", "GET HEAD", "/datastore/label", "label", "image", "tag"),
@@ -254,11 +255,24 @@ def _query(scope: Scope, rule: Rule) -> dict[str, str]:
 
 def _require_own_page(scope: Scope) -> None:
     """Refuse what another web page makes a browser on this machine send, also under a name that it points here."""
-    host, origin = _header(scope, b"host"), _header(scope, b"origin")
-    if host and urlsplit(f"//{host}").hostname not in _THIS_MACHINE:
+    host, origin, site = (_header(scope, name) for name in (b"host", b"origin", b"sec-fetch-site"))
+    if host and not is_loopback(_name_of(host)):
         raise RefusedError(403, "without a login this server answers to localhost only")
-    if origin and urlsplit(origin).netloc != host:
+    if (origin and origin.partition("://")[2] != host) or site not in ("", "same-origin", "none"):
         raise RefusedError(403, "web pages of another origin may not use this server")
+
+
+def _name_of(host: str) -> str:
+    """The Host header without its port and without the brackets of IPv6."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host; of a name other than localhost nothing is known."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _header(scope: Scope, name: bytes) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import ipaddress
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bundle.monailabel.gate import is_loopback
 from prsmed.errors import PrsmedError, RequestError
 from prsmed.types import NOT_A_MEDICAL_DEVICE
 
@@ -95,7 +95,7 @@ def serve(
     """Serve questions about a folder of images to 3D Slicer."""
     import uvicorn
 
-    if not _is_loopback(host) and not realm:
+    if not is_loopback(host) and not realm:
         raise RequestError(f"--host {host}: can be reached by others, so that they must log in; give --realm")
     if _is_url(studies) and "@" in studies:
         raise RequestError("--studies: the address holds a password; give it in MONAI_LABEL_DICOMWEB_PASSWORD")
@@ -111,14 +111,6 @@ def serve(
     typer.echo(f"Enter http://{host}:{port} in Slicer; stop with Ctrl-C. {NOT_A_MEDICAL_DEVICE}")
     # uvicorn's own access log would name images; the gate's does not
     uvicorn.run(application, host=host, port=port, access_log=False, log_level="warning", server_header=False)
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host; of a name other than localhost nothing is known."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_url(studies: str) -> bool:

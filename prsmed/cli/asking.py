@@ -110,22 +110,25 @@ def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answ
     with Progress(console=Console(stderr=True)) as bar:
         for number, path in enumerate(bar.track(paths, description="asking"), start=1):
             folder = f"{number:04d}"
-            row = {"folder": folder, "image": str(path.relative_to(images)), "text": "", "zones": "", "error": ""}
+            row = dict.fromkeys(("folder", "image", "text", "zones", "contradictions", "warnings", "error"), "")
+            row |= {"folder": folder, "image": str(path.relative_to(images))}
             try:
                 forget_answer(out / folder)  # of an earlier run this number may be another image
                 answer = answer_one(path, out / folder)
                 zones = ";".join(finding.zone for finding in answer.objects[0].findings)
                 row |= {"text": answer.text, "zones": zones}
+                row |= {"contradictions": ";".join(answer.contradictions), "warnings": ";".join(answer.warnings)}
             except PrsmedError as error:
                 row["error"] = str(error)
                 failures.append(error)
             rows.append(row)
-    if len(failures) == len(rows):
-        raise RequestError(f"none of {len(rows)} images could be answered; the first: {failures[0]}")
+    out.mkdir(parents=True, exist_ok=True)
     with (out / "answers.csv").open("w", newline="", encoding="utf-8") as stream:
         table = csv.DictWriter(stream, fieldnames=list(rows[0]))
         table.writeheader()
         table.writerows(rows)
+    if len(failures) == len(rows):
+        raise RequestError(f"none of {len(rows)} images could be answered; the first: {failures[0]}")
     answered = len(rows) - len(failures)
     typer.echo(f"{answered} answered, {len(failures)} not; see {out}/answers.csv. {NOT_A_MEDICAL_DEVICE}")
 

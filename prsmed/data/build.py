@@ -284,7 +284,9 @@ def _settle_identical(checked: Sequence[_Checked], refusals: list[Refusal]) -> t
                     f"{case.image}: in {case.split}, is byte for byte the image of case {twin.id} in {home}; "
                     f"keep an image in one split only"
                 )
-                home_of.setdefault(case.group, (twin.split or "", twin))
+                before = home_of.get(case.group)
+                if before is None or _PROTECTED_FIRST.index(str(home)) < _PROTECTED_FIRST.index(before[0]):
+                    home_of[case.group] = (str(home), twin)
         for case in stays[1:]:
             if find(case.group) != find(stays[0].group):
                 merged_into[find(case.group)] = find(stays[0].group)

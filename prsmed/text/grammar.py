@@ -16,7 +16,7 @@ _SINGULAR_ENDINGS = ("ss", "us", "is", "as", "lens", "pons")
 
 def is_plural(name: str) -> bool:
     """Whether a target's name takes a plural verb ("lungs", but not "pancreas" or "brain metastasis")."""
-    return name.endswith(("s", "vertebrae")) and not name.endswith(_SINGULAR_ENDINGS)
+    return " and " in name or (name.endswith(("s", "vertebrae")) and not name.endswith(_SINGULAR_ENDINGS))
 
 
 def plural(name: str) -> str:

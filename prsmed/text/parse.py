@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from prsmed.text.grammar import plural
+from prsmed.text.grammar import count_word, plural
 
 
 def _words(text: str) -> frozenset[str]:
@@ -137,6 +137,14 @@ def parse_position(text: str, *, target: str = "") -> ParsedAnswer:
     if not zones or denied & set(zones) or not _counts_each(tokens, said):
         return _UNREADABLE
     return ParsedAnswer("positions", zones)
+
+
+def stated_count(text: str, parsed: ParsedAnswer) -> int:
+    """How many findings a sentence speaks of: the number it states ("There are three polyps"), else one a position."""
+    said = re.search(r"\bthere (?:are|is) (\w+)\b", text.casefold())
+    counts = {count_word(count): count for count in range(13)}
+    word = said[1] if said else ""
+    return counts.get(word, int(word) if word.isdecimal() else len(parsed.zones))
 
 
 def zones_match(parsed: ParsedAnswer, truth_zones: Sequence[str]) -> bool:

@@ -31,10 +31,13 @@ SIDE_UNANSWERABLE = "cannot be answered: the file does not state which side is w
 
 _HAS_SIDES = ("ct", "mri", "x-ray")
 
-_PICTURE = r"(?:image|picture|frame|scan|view|slice|photo|photograph|radiograph|screen)"
+_PICTURE = (
+    r"(?:image|picture|frame|scan|view|slice|photo|photograph|radiograph|screen|study|film|x-?ray|ct|mri?|ultrasound|"
+    r"sonogram|mammogram)"
+)
 _PICTURE_SIDE = re.compile(
     r"\b(?:left|right)(?:[ -]hand)?(?: (?:side|half|part|corner|third|edge))?"
-    rf" (?:of|in|on) (?:the|this) (?:\w+ )?{_PICTURE}\b"
+    rf" (?:of|in|on) (?:the|this) (?:\w+ ){{0,2}}{_PICTURE}\b"
     rf"|\b{_PICTURE}'s (?:left|right)\b"
 )
 # Parts of which a patient has one on each side; a side of one of them is a side of the patient.
@@ -42,7 +45,7 @@ _PAIRED = (
     r"(?:lungs?|(?:upper|middle|lower|frontal|temporal|parietal|occipital) lobe|thyroid lobe|hemithorax|hilum|"
     r"costophrenic angle|hemisphere|lateral ventricle|orbit|eye|ear|maxillary sinus|parotid|kidneys?|adrenal|breast|"
     r"axilla|ovary|testis|shoulder|clavicle|scapula|humerus|arm|elbow|forearm|wrist|"
-    r"hand(?! (?:side|corner|edge|half|part|third|quarter|quadrant|upper|lower)\b)|ribs?|hip|femur|"
+    r"hand(?= *(?:[?.,]|$|bone|fracture|x-?ray|radiograph))|ribs?|hip|femur|"
     r"thigh|knee|leg|tibia|ankle|foot)"
 )
 _WHOLE = r"(?:patient|body|chest|thorax|brain|head|skull|abdomen|pelvis|neck)"
@@ -53,11 +56,13 @@ _PATIENT_SIDE = re.compile(
     rf"|\b(left|right) (?:(?:upper|lower|main|cerebral|cerebellar) )?{_PAIRED}\b"
 )
 _NOT_ONE_SIDE = re.compile(
-    r"\b(?:not|except|excluding|outside|other than|besides|apart from|opposite|both|bilateral)\b"
-    # beside something is not in it, and what a finding does to another part says nothing of where it lies
-    r"|\b(?:in front|behind|beside|next to|near|adjacent|between|below|above|under|over|towards?|against|around)\b"
-    r"|\b(?:caus|explain|leads? to|leading to|due to|because|after|before|since|histor)"
-    r"|\b(?:weak|pain(?:s|ful)?\b|numb(?:ness)?\b|paresis|paralys|symptom)"
+    r"\b(?:not|except|excluding|outside|other than|besides|apart from|opposite|both|bilateral|elsewhere|anywhere)\b"
+    # what a finding does, and what was done, to another part says nothing of where it lies
+    r"|\b(?:caus|explain|leads? to|leading to|due to|because|histor|known|remov|resect|replac|operat|else\b)"
+    # beside a part is not in it
+    r"|\b(?:in front of|behind|beside|next to|near|adjacent to|between|below|above|under|over|towards?|against|around|"
+    r"(?:weakness|pain|numbness|paresis|paralysis|symptoms?) (?:of|in|on)) (?:the |his |her |their |patient's )*"
+    r"(?:left|right)\b"
 )
 
 
@@ -140,12 +145,14 @@ def side_asked(question: str) -> str | None:
 
     Conservative: a side of the picture ("on the left of the image", "top left") is none of the patient, nor is a bare
     "on the left". Neither is the left lobe of the liver or the right atrium, which are names, not sides. A question
-    about both sides, or about what is outside one, is about none.
+    about both sides, or about what is outside one, is about none. Only the last sentence counts: what goes before it
+    tells a history.
 
     Returns:
         "left", "right", or None.
     """
-    text = _PICTURE_SIDE.sub(" ", question.casefold().replace("\u2019", "'"))
+    last = re.split(r"[.;?!]\s+(?=\S)", question.casefold().replace("\u2019", "'").strip())[-1]
+    text = _PICTURE_SIDE.sub(" ", last)
     named = {side for match in _PATIENT_SIDE.finditer(text) for side in match.groups() if side}
     others = set(re.findall(r"\b(?:left|right)\b", text)) - named
     return named.pop() if len(named) == 1 and not others and not _NOT_ONE_SIDE.search(text) else None

@@ -107,6 +107,10 @@ class TemplateBank:
         _check_bank(bank, path)
         return bank
 
+    def questions(self, split: str) -> list[str]:
+        """All questions that a split may be asked, with their slots; RequestError for an unknown split."""
+        return [question for question, _ in self.splits[_split_in_file(split)].pairs]
+
     def question(self, split: str, *, target: str, modality: str | None, rng: Rng) -> Turn:
         """A random question of a split about a target; without a modality the image is just "image".
 

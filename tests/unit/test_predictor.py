@@ -1,6 +1,7 @@
 """Asking, with a random miniature network in a model folder: the record, the refusals, and one path for all."""
 
 import json
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from prsmed.answers import answer_batch, contradictions_of, decide, described_zones, soft_mask
+from prsmed.answers import answer_batch, contradictions_of, decide, described_zones, side_contradictions, soft_mask
 from prsmed.data.writers.answer import write_answer
 from prsmed.data.writers.nifti import write_nifti
 from prsmed.errors import CheckpointError, DataError, RequestError
@@ -187,6 +188,9 @@ def test_the_target_is_named_by_the_question(predictor):
     assert predictor.name_target("Is there a nodule in the lungs?") == ("lung nodule", "lesion", [])
     assert predictor.name_target("Where is the mass? The lungs were clear.")[:2] == ("finding", "lesion")
     assert predictor.name_target("Are there polyps?")[0] == "polyp"
+    assert predictor.name_target("Show me the right lung.")[0] == "lung"
+    target, kind, warnings = predictor.name_target("Is there pneumonia in the lungs?")
+    assert (target, kind) == ("finding", "lesion") and "asks for something in the lungs" in warnings[0]
     target, kind, warnings = predictor.name_target("Where is the appendix?")
     assert (target, kind) == ("finding", "lesion") and "none of the targets" in warnings[0] and "polyp" in warnings[0]
 
@@ -278,7 +282,13 @@ TOP_LEFT, BOTTOM_RIGHT, TOP_RIGHT = (5, 5, 25, 25), (80, 80, 90, 90), (80, 5, 85
     [
         ("The polyp is in the top left.", _thing(TOP_LEFT), []),
         ("No polyp is visible.", _thing(present=False), []),
-        ("The polyp is in the top left.", _thing(TOP_LEFT, BOTTOM_RIGHT, TOP_RIGHT), []),  # of many, the largest
+        ("There are 3 polyps; the largest is in the top left.", _thing(TOP_LEFT, BOTTOM_RIGHT, TOP_RIGHT), []),
+        ("The polyp is in the top left.", _thing(TOP_LEFT, BOTTOM_RIGHT, TOP_RIGHT), ["of 1, the mask shows 3"]),
+        (
+            "There are three polyps; the largest is in the top left.",
+            _thing(TOP_LEFT),
+            ["speaks of 3, the mask shows 1"],
+        ),
         ("The polyp is in the top right.", _thing(TOP_LEFT), ["says top-right, the mask lies at top-left"]),
         ("The polyp is in the top left.", _thing(TOP_LEFT, BOTTOM_RIGHT), ["the mask lies at top-left, bottom-right"]),
         ("No polyp is visible.", _thing(TOP_LEFT), ["nothing is visible, but the mask is not empty"]),
@@ -310,3 +320,15 @@ def test_one_frame_of_a_video_is_asked(predictor, tmp_path):
     np.testing.assert_array_equal(predictor.open(path, frame=2).source.array[..., 0], frames_NHW[1])
     with pytest.raises(DataError, match="has no frame 4; choose one from 1 to 3"):
         predictor.open(path, frame=4)
+
+
+def test_another_target_and_another_side_are_contradictions():
+    sentence = "The lung tumour is in the top left of the image."
+    for names, expected in (((), 0), (("lung nodule", "lung tumour"), 1)):
+        assert len(contradictions_of(sentence, _thing(TOP_LEFT), target="lung nodule", names=names)) == expected
+    thing = _thing(TOP_LEFT)
+    thing.findings = [replace(thing.findings[0], patient_side="right")]
+    assert side_contradictions(thing, "left kidney") == [
+        "the left kidney was asked for, the mask lies on the patient's right"
+    ]
+    assert side_contradictions(thing, "right kidney") == side_contradictions(thing, "polyp") == []

@@ -12,6 +12,7 @@ from prsmed.data.manifest import read_manifest, write_manifest
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.data.writers.nifti import write_nifti
 from prsmed.errors import DataError
+from prsmed.geometry import Geometry
 from prsmed.samples import (
     Item,
     add_text,
@@ -87,7 +88,7 @@ def _sample(mask, **facts):
     facts = {"modality": "mri", "target": "lesion", "kind": "lesion", "laterality": "", "queries": []} | facts
     facts = {"named_modality": facts["modality"]} | facts
     label = torch.from_numpy(mask.astype(np.float32))[None]
-    fixed = {"geometry": None, "key": "k", "picture": "p", "asked": None, "query": None}
+    fixed = {"geometry": Geometry(mask.shape, mask.shape), "key": "k", "picture": "p", "asked": None, "query": None}
     return {"image": label.expand(3, -1, -1), "label": label, **fixed, **facts}
 
 

@@ -192,7 +192,10 @@ def test_nothing_on_the_side_asked_about(predictor: Predictor, bright: list, tmp
     path = write_ct(tmp_path / "a.nii.gz", LEFT)
     for position in (None, SliceRef("axial", 3)):
         answer = predictor.open(path, modality="ct", position=position).ask("Any lung nodule in the right lung?")
-        assert answer.text == "No lung nodule is visible on the patient's right." and not answer.objects[0].present
+        assert answer.text == (
+            "No lung nodule is visible on the patient's right. Something was marked on the other side."
+        )
+        assert not answer.objects[0].present
         assert "drawn on the other side, and left out: 1" in answer.warnings
 
 

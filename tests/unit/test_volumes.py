@@ -142,10 +142,10 @@ def test_a_finding_in_millimetres() -> None:
     assert record["findings"][0]["zone"] == words.zone
     assert record["summary"] == (
         "In the volume: 1 finding of 0.096 ml; it measures 4 x 2 x 16 mm (left-right x front-back x head-feet) and"
-        " shows in axial slices 1 to 4, most of it in slice 1."
+        " shows in axial slices 1 to 4, most of it in slice 1 (counted from 0)."
     )
 
 
 def test_nothing_found_is_said() -> None:
     record = statistics_of([], options=VolumeOptions(), removed=0, presence_prob_S=np.zeros(3), presence_threshold=0.5)
-    assert record["volume_ml"] == 0 and record["summary"] == "In the volume: nothing found in 3 axial slices."
+    assert record["volume_ml"] == 0 and record["summary"] == "In the volume: nothing is marked in 3 axial slices."

@@ -98,6 +98,8 @@ def _read_picture(header: Dataset, frame: int | None, path: Path) -> SourceImage
     image.patient_axes = _patient_axes(header)
     image.spacing_mm, spacing_notes = _picture_spacing(header)
     image.notes += spacing_notes
+    if frames > 1:
+        image.notes += (f"only frame {index + 1} of {frames} was read",)
     if is_localizer(header):
         image.notes += ("the file is a localizer (scout), not a slice of a volume",)
     return image

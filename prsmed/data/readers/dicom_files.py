@@ -107,9 +107,14 @@ def _read_headers(path: Path) -> tuple[list[Dataset], list[str]]:
     files = sorted(file for file in path.rglob("*") if file.is_file())
     begins = {file: is_dicom(file) for file in files}
     ours, others = [[file for file in files if begins[file] is wanted] for wanted in (True, False)]
-    unnamed = sum(not file.suffix for file in ours) > len(ours) / 2
+    unnamed = sum(map(_has_no_suffix, ours)) > len(ours) / 2
     headers = _parse(ours, path, cut_off=sum(_is_cut_off(file, unnamed=unnamed) for file in others))
     return headers, [f"{len(others)} files in the folder that are not DICOM were ignored"] if others else []
+
+
+def _has_no_suffix(file: Path) -> bool:
+    """Also where the name ends with a UID."""
+    return not file.suffix or file.suffix[1:].isdecimal()
 
 
 def _is_cut_off(file: Path, *, unnamed: bool) -> bool:
@@ -122,7 +127,7 @@ def _is_cut_off(file: Path, *, unnamed: bool) -> bool:
     if file.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
-        return unnamed and not file.suffix and file.stat().st_size == 0
+        return unnamed and _has_no_suffix(file) and file.stat().st_size == 0
     except OSError:
         return True
 

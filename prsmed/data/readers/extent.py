@@ -9,6 +9,8 @@ import nibabel as nib
 import pydicom
 from nibabel.arrayproxy import ArrayProxy
 from PIL import Image
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from prsmed.data.readers.dicom_files import is_dicom
@@ -37,6 +39,8 @@ def require_modest(path: Path, *, max_voxels: int = MAX_VOXELS) -> None:
         return
     require_file(path)
     name = path.name.lower()
+    if _is_deflated(path):  # it may hold any amount, and its header cannot be read alone
+        raise DataError(f"{path}: is a deflated DICOM file; save it without compression, or with one of its pixels")
     try:
         if name.endswith(NIFTI_SUFFIXES):
             volume = nib.load(path)
@@ -50,9 +54,7 @@ def require_modest(path: Path, *, max_voxels: int = MAX_VOXELS) -> None:
             with Image.open(path) as picture:
                 voxels = math.prod(picture.size)
         elif is_dicom(path):
-            if pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
-                raise ValueError("a deflated file may hold any amount; its header cannot be read alone")
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_EXTENT)
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_EXTENT)
             voxels = math.prod(int(header.get(keyword) or 1) for keyword in _EXTENT)
         else:
             return
@@ -61,3 +63,12 @@ def require_modest(path: Path, *, max_voxels: int = MAX_VOXELS) -> None:
         raise DataError(f"{path}: has no readable header ({type(error).__name__}); export it again") from error
     if not 0 < voxels <= max_voxels:
         raise DataError(f"{path}: promises {voxels} voxels, at most {max_voxels} are read; crop or resample it")
+
+
+def _is_deflated(path: Path) -> bool:
+    if not is_dicom(path):
+        return False
+    try:
+        return read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    except InvalidDicomError:  # a bare data set has no such part
+        return False

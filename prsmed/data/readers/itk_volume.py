@@ -80,9 +80,11 @@ def _voxels(volume: SimpleITK.ImageFileReader, fields: dict[str, str], path: Pat
 
 
 def header_size(path: Path) -> tuple[int, ...]:
-    """Voxels along each axis, as the header states them; (0,) where it does not."""
-    key = "dimsize" if path.suffix.lower() == ".mha" else "sizes"  # a line of the other format means nothing to ITK
-    return tuple(int(size) for size in _header_fields(path).get(key, "0").split())
+    """Voxels along each axis, as ITK reads them from the header; RuntimeError where it cannot."""
+    header = SimpleITK.ImageFileReader()
+    header.SetFileName(str(path))
+    header.ReadImageInformation()
+    return tuple(header.GetSize())
 
 
 def _header_fields(path: Path) -> dict[str, str]:

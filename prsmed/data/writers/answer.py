@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,12 @@ def write_answer(
             picture_HWC,
             mask_HW=thing.mask,
             box_xyxy_px=thing.box_xyxy_px,
-            caption=[f"Q: {answer.question}", f"A: {answer.text}", *(f"! {item}" for item in answer.contradictions)],
+            caption=[
+                f"Q: {answer.question}",
+                f"A: {answer.text}",
+                *(f"! {item}" for item in answer.contradictions),
+                *(f"note: {item}" for item in answer.warnings),
+            ],
         )
         (folder / "answer.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
@@ -99,13 +105,21 @@ def write_volume(
 
 
 def write_dicom(
-    folder: Path, answer: Answer, mask: np.ndarray, image: SourceImage, *, target: str, kind: str
+    folder: Path,
+    answer: Answer,
+    mask: np.ndarray,
+    image: SourceImage,
+    *,
+    target: str,
+    kind: str,
+    side: str | None = None,
 ) -> dict[str, str]:
     """Write report.dcm (SR) and, unless the mask is empty, mask.dcm (SEG), both about the source series.
 
     Args:
         mask: bool, (I, J, K) on the stored grid of a volume, or (H, W) of a picture.
         target, kind: what was asked for.
+        side: of the patient, where only one was asked about.
 
     Returns:
         what was written, for `write_answer`.
@@ -118,17 +132,25 @@ def write_dicom(
     from prsmed.data.writers.dicom_sr import write_dicom_sr
 
     seg_path = write_dicom_seg(folder / "mask.dcm", mask, image, target=target, kind=kind, model=answer.model)
-    statistics = answer.volume_statistics
+    statistics, key = answer.volume_statistics, answer.key_slice
+    is_one_slice = image.is_volume and statistics is None and key is not None
+    notes = [f"only the {key.axis} slice {key.index}, counted from 0, was asked about"] if is_one_slice and key else []
+    notes += [statistics["summary"]] if statistics else []
+    findings = answer.objects[0].findings
+    if answer.modality == "x-ray":  # it is magnified, and no sentence states a size either
+        findings = [replace(finding, area_mm2=None) for finding in findings]
     write_dicom_sr(
         folder / "report.dcm",
         image,
-        findings=answer.objects[0].findings,
+        findings=findings,
         target=target,
         kind=kind,
         sentence=answer.text,
         question=answer.question,
         contradictions=answer.contradictions,
-        warnings=answer.warnings,
+        warnings=[*notes, *answer.warnings],
+        states_absence=not answer.objects[0].present and not is_one_slice,
+        side=side,
         model=answer.model,
         key_slice=answer.key_slice,
         volume_ml=statistics["volume_ml"] if statistics else None,

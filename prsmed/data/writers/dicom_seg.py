@@ -120,7 +120,9 @@ def source_headers(image: SourceImage) -> list[pydicom.Dataset]:
         if "PixelSpacing" in source and not all(source.PixelSpacing or [0]):
             del source.PixelSpacing
         is_slice = image.is_volume and "ImagePositionPatient" in source
-        if is_slice and image.spacing_mm and not source.get("SliceThickness"):  # it may be empty, the step is known
+        if (
+            is_slice and image.spacing_mm and not source.get("SliceThickness")
+        ):  # may be empty: what the reader takes it for
             source.SliceThickness = image.spacing_mm[-1]
         for keyword in _MAY_BE_EMPTY:  # type 2; anonymisers take them out
             if keyword not in source:

@@ -18,9 +18,10 @@ from prsmed.data.slicing import volume_frame
 from prsmed.data.writers.dicom_seg import build_quietly, coded, save_dicom, source_headers
 from prsmed.errors import DataError
 from prsmed.geometry import VolumeFrame, lps_ras
-from prsmed.types import MODALITY_OF_DICOM, NOT_A_MEDICAL_DEVICE, Finding, SliceRef, SourceImage
+from prsmed.types import NOT_A_MEDICAL_DEVICE, Finding, SliceRef, SourceImage
 
 _SERIES_NUMBER = 9002
+_ABSENT, _UNDETERMINED = codes.cid240.Absent, hd.sr.CodedConcept("373068000", "SCT", "Undetermined")
 # Row 12 of TID 1500: the home of texts and codes that belong to the whole report.
 _QUALITATIVE_EVALUATIONS = hd.sr.CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
 
@@ -37,15 +38,17 @@ def write_dicom_sr(
     contradictions: Sequence[str],
     warnings: Sequence[str],
     model: Mapping[str, Any],
+    states_absence: bool = True,
+    side: str | None = None,
     key_slice: SliceRef | None = None,
     volume_ml: float | None = None,
     seg_path: str | Path | None = None,
 ) -> Path:
     """Write what was found, one measurement group for each finding, and the words as text.
 
-    A group holds the finding's code and site, its area where millimetres in the patient are known, and its box: SCOORD
-    on a picture, SCOORD3D in the patient for the key slice of a volume. Nothing found is a group that states "Absent".
-    The report is neither complete nor verified: a person has to do that.
+    A group holds the finding's code and site, its area where that is known, and its box: SCOORD on a picture, SCOORD3D
+    in the patient for the key slice of a volume. Nothing found is a group that states "Absent", or "Undetermined". The
+    report is neither complete nor verified: a person has to do that.
 
     Args:
         path: the file; its folder is made where missing.
@@ -56,6 +59,9 @@ def write_dicom_sr(
         contradictions: where words and mask disagree.
         warnings: what else the reader has to know.
         model: its `name` and `version`.
+        states_absence: whether nothing found means that nothing is there: not where one slice was looked at, or where
+            the model contradicts itself. Then its presence is undetermined.
+        side: of the patient, where only one was asked about.
         key_slice: the slice that the findings' boxes are on; without it a volume's findings have no region.
         volume_ml: of the whole mask, where known; it is written with the reference to the SEG.
         seg_path: the SEG of the same answer, if there is one.
@@ -74,7 +80,7 @@ def write_dicom_sr(
         _finding_group(finding, n, image, sources, entry, key_slice, common) for n, finding in enumerate(findings, 1)
     ]
     if not findings:
-        groups = [_absence_group(entry, common)]
+        groups = [_absence_group(entry, common, side, _ABSENT if states_absence else _UNDETERMINED)]
     if seg_path is not None:
         segmentation = _read_seg(seg_path)
         evidence.append(segmentation)
@@ -109,9 +115,10 @@ def _finding_group(
     key_slice: SliceRef | None,
     common: Mapping[str, Any],
 ) -> Any:
-    group = dict(common, tracking_identifier=_tracking(f"finding {number}"), finding_sites=_sites(entry, finding))
-    # an X-ray is magnified: its millimetres are usually those of the detector, and no sentence states them either
-    if finding.area_mm2 is not None and MODALITY_OF_DICOM.get(image.dicom_modality or "") != "x-ray":
+    group = dict(
+        common, tracking_identifier=_tracking(f"finding {number}"), finding_sites=_sites(entry, finding.patient_side)
+    )
+    if finding.area_mm2 is not None:
         group["measurements"] = [hd.sr.Measurement(codes.SCT.Area, finding.area_mm2, codes.UCUM.SquareMillimeter)]
     region = _box_region(finding, image, sources, key_slice)
     if region is None:
@@ -123,11 +130,11 @@ def _finding_group(
     )
 
 
-def _absence_group(entry: TargetCodes, common: Mapping[str, Any]) -> Any:
+def _absence_group(entry: TargetCodes, common: Mapping[str, Any], side: str | None, presence: Any) -> Any:
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking("not visible"),
-        finding_sites=_sites(entry, None),
-        qualitative_evaluations=[hd.sr.QualitativeEvaluation(codes.DCM.PresenceOfProperty, codes.cid240.Absent)],
+        finding_sites=_sites(entry, side),
+        qualitative_evaluations=[hd.sr.QualitativeEvaluation(codes.DCM.PresenceOfProperty, presence)],
         **common,
     )
 
@@ -192,13 +199,12 @@ def _display_to_ras(points_xy_px: np.ndarray, frame: VolumeFrame) -> np.ndarray:
     return first_ras + from_first[:, :1] * whole_width / columns + from_first[:, 1:] * whole_height / rows
 
 
-def _sites(entry: TargetCodes, finding: Finding | None) -> list[hd.sr.FindingSite] | None:
-    """Where in the body, with the side that the target has by its name, or else the finding by the file's geometry."""
+def _sites(entry: TargetCodes, patient_side: str | None) -> list[hd.sr.FindingSite] | None:
+    """Where in the body, with the side that the target has by its name, or else that of the finding or the question."""
     place = entry.region or (entry.type if entry.laterality else None)
     if place is None:
         return None
-    side = read_codes().laterality.get(finding.patient_side) if finding else None
-    laterality = entry.laterality or side
+    laterality = entry.laterality or read_codes().laterality.get(patient_side or "")
     return [hd.sr.FindingSite(coded(place), laterality=coded(laterality) if laterality else None)]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ GATES = {"per_gate": 2, "thresholds": {}}
 INFO = {"thresholds": {"mask": 0.5, "presence": 0.5}, "zone_rule": "posmed", "preprocessing": []}
 BLACK = np.zeros((3, 4), dtype=np.uint8)
 SYSTEM = {"name": "first", "weights_sha256": "aa"}
-VARIED = TEMPLATES_PATH.with_name("varied_templates.json")
+BANK = TemplateBank.load()
+OTHERS = replace(BANK, splits={**BANK.splits, "test": replace(BANK.splits["test"], pairs=BANK.splits["train"].pairs)})
 
 
 def asked(manifest: Manifest, gates: dict | None = None, seed: int = 0) -> list[Item]:
@@ -45,7 +47,7 @@ def asked(manifest: Manifest, gates: dict | None = None, seed: int = 0) -> list[
 
 
 def opened(folder: Path, manifest: Manifest, items: list[Item], **changes: object) -> PredictionStore:
-    facts = {"split": "test", "seed": 0, "system": SYSTEM, "info": INFO, "bank": TemplateBank.load(), **changes}
+    facts = {"split": "test", "seed": 0, "system": SYSTEM, "info": INFO, "bank": BANK, **changes}
     return open_store(str(folder), items=items, manifest=manifest, **facts)  # type: ignore[arg-type]
 
 
@@ -75,7 +77,7 @@ def test_a_store_tells_what_it_was_made_with(phantom_manifest: Manifest, tmp_pat
         ({"system": {"name": "second"}}, "system"),
         ({"split": "val"}, "split"),
         ({"seed": 1}, "questions_sha256"),
-        ({"bank": TemplateBank.load(VARIED)}, "questions_sha256"),
+        ({"bank": OTHERS}, "questions_sha256"),
         ({"info": {**INFO, "zone_rule": "mmrs"}}, "zone_rule"),
         ({"words": False}, "words"),
         ({"info": {**INFO, "thresholds": {"mask": 0.5, "presence": 0.6}}}, "thresholds"),
@@ -86,7 +88,9 @@ def test_two_evaluations_do_not_share_a_folder(
 ) -> None:
     items = asked(phantom_manifest)
     opened(tmp_path, phantom_manifest, items).add(Prediction(items[0].key, "?", "template", BLACK, None, None))
-    assert len(opened(tmp_path, phantom_manifest, items)) == 1  # the same one goes on
+    varied = TemplateBank.load(TEMPLATES_PATH.with_name("varied_templates.json"))
+    for same in ({}, {"bank": varied}):  # other questions for training alone: the same one goes on
+        assert len(opened(tmp_path, phantom_manifest, items, **same)) == 1
     with pytest.raises(DataError, match=rf"\(different: {different}\); choose another --out, or delete the folder"):
         opened(tmp_path, phantom_manifest, items, **changes)
     with pytest.raises(DataError, match=r"different: questions_sha256"):

@@ -184,6 +184,10 @@ def test_a_viewer_reads_below_studies_only(audit: AuditLog, path: str, status: i
         ({"host": "rebind.example:8000"}, 403),
         ({"host": "127.0.0.1:8000", "origin": "https://elsewhere.example"}, 403),
         ({"host": "127.0.0.1:8000", "origin": "null"}, 403),
+        ({"host": "127.0.0.1:8000", "sec-fetch-site": "cross-site"}, 403),  # an <img> of another page sends no origin
+        ({"host": "127.0.0.1:8000", "sec-fetch-site": "same-origin"}, 200),
+        ({"host": "[::1"}, 200),
+        ({"host": "[rebind.example"}, 403),
     ],
 )
 def test_no_other_web_page_gets_in_where_nobody_logs_in(audit: AuditLog, headers: dict[str, str], status: int) -> None:

@@ -46,7 +46,7 @@ def test_nothing_visible_is_an_empty_label_with_its_sentence(served: Served, air
     session, answer = served.ask(air, AskRequest("Where is the lung nodule?", modality="ct"))
     told = shown_params(answer)
     assert told["label_names"] == {} and told["present"] is False and told["findings"] == []
-    assert "nothing found" in told["answer"]
+    assert "nothing is marked" in told["answer"]
     assert session.source.array.shape == (32, 40, 3)
     json.dumps(told)
 

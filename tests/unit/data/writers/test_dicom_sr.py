@@ -9,10 +9,11 @@ import pydicom
 import pytest
 
 from prsmed.data.readers import read_image
+from prsmed.data.writers.answer import write_dicom
 from prsmed.data.writers.dicom_seg import write_dicom_seg
 from prsmed.data.writers.dicom_sr import write_dicom_sr
 from prsmed.errors import DataError
-from prsmed.types import NOT_A_MEDICAL_DEVICE, Finding, SliceRef, SourceImage
+from prsmed.types import NOT_A_MEDICAL_DEVICE, Answer, AnswerObject, Finding, SliceRef, SourceImage
 from tests.unit.data.readers.made_dicom import picture, save
 from tests.unit.data.readers.made_segments import STUDY, ct_slices
 from tests.unit.data.writers.dciodvfy import errors_of
@@ -144,11 +145,24 @@ def test_without_a_key_slice_a_volume_has_no_region(image: SourceImage, tmp_path
     assert not named(path, "Image Region") and named(path, "Area")
 
 
-def test_an_x_ray_has_no_area(tmp_path: Path) -> None:
-    tags = STUDY | {"Modality": "DX", "SOPClassUID": pydicom.uid.DigitalXRayImageStorageForPresentation}
-    x_ray = read_image(save(tmp_path / "dx", picture(np.ones((4, 5), np.uint8), **tags)) / "0.dcm")
-    path = write_dicom_sr(tmp_path / "sr.dcm", x_ray, findings=[a_finding(area_mm2=2.04)], **ANSWER)
-    assert named(path, "Image Region") and not named(path, "Area")
+@pytest.mark.parametrize(("modality", "areas"), [("x-ray", 0), ("ultrasound", 1)])
+def test_an_x_ray_has_no_area(modality: str, areas: int, ultrasound: SourceImage, tmp_path: Path) -> None:
+    thing = AnswerObject(np.zeros((4, 5), bool), None, True, 0.9, [a_finding(area_mm2=2.04)])
+    texts = {"model_text": "a", "rule_text": "b", "text": "b", "text_source": "rule"}
+    stated = {"modality": modality, "modality_source": "the file", "timings_s": {}, "model": MODEL}
+    answer = Answer("Where?", **texts, objects=[thing], contradictions=[], **stated)
+    write_dicom(tmp_path, answer, thing.mask, ultrasound, target="lung nodule", kind="lesion")
+    assert len(named(tmp_path / "report.dcm", "Area")) == areas and named(tmp_path / "report.dcm", "Image Region")
+
+
+@pytest.mark.parametrize(("states_absence", "said"), [(True, "Absent"), (False, "Undetermined")])
+def test_absence_is_stated_of_the_side_that_was_asked_about(
+    states_absence: bool, said: str, image: SourceImage, tmp_path: Path
+) -> None:
+    options = {"side": "right", "states_absence": states_absence}
+    path = write_dicom_sr(tmp_path / "sr.dcm", image, findings=[], **options, **ANSWER)
+    assert _codes(named(path, "Presence of property")) == [said]
+    assert _codes(named(path, "Laterality")) == ["Right"]
 
 
 def test_what_an_anonymiser_took_out_is_empty(tmp_path: Path) -> None:
