@@ -13,7 +13,7 @@ from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.text.encode import TextEncoder, pad_batch
 from prsmed.text.grammar import is_plural, plural
-from prsmed.text.naming import LESION_WORDS, first_named
+from prsmed.text.naming import LESION_WORDS, asked, first_named
 from prsmed.text.patient import side_asked
 from prsmed.types import MODALITIES
 
@@ -76,15 +76,15 @@ class LoadedModel:
             return (name, known[name], []) if name else (UNNAMED, "lesion", [warning])
         words = question.casefold()
         named = [name for name in known if _is_named(name, words)]
-        if named and not (LESION_WORDS.search(words) and all(known[name] == "organ" for name in named)):
+        if named and not (LESION_WORDS.search(asked(words)) and all(known[name] == "organ" for name in named)):
             best = max(named, key=lambda name: (name.casefold() in words, len(name)))
-            others = [name for name in named if name not in best and known[name] == known[best]]
+            others = [name for name in named if not _is_named(name, best.casefold()) and known[name] == known[best]]
             return best, known[best], [f"only the {best} was looked for, not the {name}" for name in others]
         lesions = [name for name in known if known[name] == "lesion" and _is_said(name, words)]
         if lesions:  # "a tumour in the lungs" is no question about the lungs
             return max(lesions, key=len), "lesion", []
-        asked = "asks for something in the " + max(named, key=len) + " that is none" if named else "names none"
-        warning = f"the question {asked} of the targets this model was trained on ({', '.join(sorted(known))})"
+        what = "asks for something in the " + max(named, key=len) + " that is none" if named else "names none"
+        warning = f"the question {what} of the targets this model was trained on ({', '.join(sorted(known))})"
         return UNNAMED, "lesion", [warning]
 
     def side_asked(self, question: str, target: str) -> str | None:

@@ -31,7 +31,7 @@ from prsmed.geometry import Geometry, mask_to_box
 from prsmed.loaded import UNNAMED, LoadedModel
 from prsmed.samples import findings_of
 from prsmed.text.grammar import is_plural
-from prsmed.text.patient import SIDE_UNANSWERABLE, expects_side, on_side
+from prsmed.text.patient import SIDE_UNANSWERABLE, expects_side, on_side, side_asked
 from prsmed.text.templates import rule_text
 from prsmed.types import Answer, AnswerObject, Finding, SliceRef, SourceImage
 from prsmed.volumes import (
@@ -283,7 +283,7 @@ class VolumeSession:
             for number, part in enumerate(parts, start=1)
         ]
         index = findings[0].key_slice if findings else int(presence_prob_S.argmax())
-        shown = [self._words(components, part, index) for part in parts if index in part.area_px]
+        shown = [self._words(components, part, index, kind) for part in parts if index in part.area_px]
         components.keep(kept)
         masks_s = time.perf_counter() - started
         key = self._slice_session(index)
@@ -314,6 +314,8 @@ class VolumeSession:
     def _draw(self, question: str, progress: Progress | None) -> tuple[np.ndarray, np.ndarray]:
         """The mask of every slice in one bool volume, laid out as the image is, and each slice's presence."""
         array, model = self.source.array, self.model
+        # a small region may be the only one on the side that is asked about
+        thresholds = {**model.thresholds, "region": 0.0} if side_asked(question) else model.thresholds
         # Pages of zeros that are never written take no memory.
         mask_ijk = np.zeros(array.shape, dtype=bool, order="F" if array.flags.f_contiguous else "C")
         presence_prob_S = np.zeros(array.shape[self.frame.array_axis])
@@ -332,7 +334,7 @@ class VolumeSession:
             for row, index in enumerate(indices):
                 presence_prob_S[index] = float(raw.presence_prob[row])
                 soft_HW = soft_mask(raw.mask_prob[row], geometries[row])
-                mask_HW, is_present = drawn(soft_HW, presence_prob_S[index], model.thresholds)
+                mask_HW, is_present = drawn(soft_HW, presence_prob_S[index], thresholds)
                 if is_present and mask_HW.any():
                     geometries[row].volume.put(mask_HW, mask_ijk)
             if progress:
@@ -372,10 +374,10 @@ class VolumeSession:
             patient_axes=frame.patient_axes(self.source.laterality or ""),
         )
 
-    def _words(self, components: Components, part: Component, index: int) -> Finding:
-        """Where a component lies, as one slice shows it; its regions there are one finding."""
+    def _words(self, components: Components, part: Component, index: int, kind: str = "organ") -> Finding:
+        """Where a component lies, as one slice shows it: all its regions there, or of a lesion the largest."""
         slab = components.slab(part, index)
-        return self._findings(replace(self.frame, index=0).take(slab), "organ", index)[0]
+        return self._findings(replace(self.frame, index=0).take(slab), kind, index)[0]
 
     def _only_on_side(
         self, components: Components, kept: list[Component], side: str

@@ -122,11 +122,14 @@ def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answ
                 row["error"] = str(error)
                 failures.append(error)
             rows.append(row)
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "answers.csv").open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / "answers.csv").open("w", newline="", encoding="utf-8") as stream:
+            table = csv.DictWriter(stream, fieldnames=list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     if len(failures) == len(rows):
         raise RequestError(f"none of {len(rows)} images could be answered; the first: {failures[0]}")
     answered = len(rows) - len(failures)

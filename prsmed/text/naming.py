@@ -5,21 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from prsmed.text.grammar import plural
+
 LESION_WORDS = re.compile(
-    r"\b(?:abnormal|abscess|adenoma|aneurysm|anomal|bleed|calcification|calcul|cancer|carcinom|consolidat|covid|cyst|disease"
-    r"|ed?ema|oedema|effusion|embol|enhancing|fractur|glioma|growth|ha?emorrh|ha?ematom|hernia|infarct|infect|infiltrat"
-    r"|inflam|injur|ischa?emi|keratosis|lesion|mass(?:es)?\b|melanoma|metasta|necro|nev(?:us|i)\b|nodul|opacit|patholog"
-    r"|plaque|pneumon|pneumothora|polyp|schwannoma|stone|stroke|thromb|tumou?r|ulcer)"
+    r"\b(?:abnormal|abscess|adenoma|aneurysm|anomal|bleed|calcification|calcul|cancer|carcinom|consolidat|cyst|effusion"
+    r"|embol|enhancing|fractur|glioma|ha?emorrh|ha?ematom|hernia|infarct|infect|infiltrat|inflam|ischa?emi|keratosis"
+    r"|lesion|mass(?:es)?\b|melanoma|metasta|necro|nev(?:us|i)\b|nodul|o?edema|opacit|patholog|plaque|pneumon"
+    r"|pneumothora|polyp|schwannoma|stone|thromb|tumou?r|ulcer)"
 )
-"""Begins of words for what may be wrong with a part of the body; names and questions without one are about the part."""
+"""Begins of words for what may be wrong with a part of the body: a question with one is not about the part as such."""
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, with their marks."""
+    return re.split(r"(?<=[.;?!])(?<!vs\.)(?<!dr\.)(?<!no\.)\s+(?=\S)", text.strip())
+
+
+def asked(question: str) -> str:
+    """The sentence that asks: the last one with a question mark, else the last one; the rest tells a history."""
+    told = sentences(question)
+    return next((sentence for sentence in reversed(told) if sentence.endswith("?")), told[-1])
 
 
 def first_named(sentence: str, names: Iterable[str]) -> str | None:
-    """The known name that occurs first as whole words, the longest of those that begin there; None without any.
+    """The known name, in one or several, that occurs first as whole words, the longest that begins there, or None.
 
     "This is the left kidney: it lies beside the aorta" is about the left kidney.
     """
-    known = {name.casefold(): name for name in names}
+    known = {form: name for name in names for form in (plural(name.casefold()), name.casefold())}
     if not known:
         return None
     either = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))

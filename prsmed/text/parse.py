@@ -141,10 +141,10 @@ def parse_position(text: str, *, target: str = "") -> ParsedAnswer:
 
 def stated_count(text: str, parsed: ParsedAnswer) -> int:
     """How many findings a sentence speaks of: the number it states ("There are three polyps"), else one a position."""
-    said = re.search(r"\bthere (?:are|is) (\w+)\b", text.casefold())
+    said = re.search(r"\b(?:there (?:are|is)|i see|has|have|shows?) (\w+)\b", text.casefold())
     counts = {count_word(count): count for count in range(13)}
     word = said[1] if said else ""
-    return counts.get(word, int(word) if word.isdecimal() else len(parsed.zones))
+    return max(counts.get(word, int(word) if word.isdecimal() else 0), len(parsed.zones))
 
 
 def zones_match(parsed: ParsedAnswer, truth_zones: Sequence[str]) -> bool:

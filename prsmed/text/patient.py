@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from prsmed.errors import RequestError
 from prsmed.geometry import PatientAxes, box_center_px
+from prsmed.text.naming import asked, sentences
 from prsmed.types import LATERALITIES, Finding
 
 UNKNOWN = "unknown"
@@ -37,7 +38,7 @@ _PICTURE = (
 )
 _PICTURE_SIDE = re.compile(
     r"\b(?:left|right)(?:[ -]hand)?(?: (?:side|half|part|corner|third|edge))?"
-    rf" (?:of|in|on) (?:the|this) (?:\w+ ){{0,2}}{_PICTURE}\b"
+    rf" (?:of|in|on) (?:the|this) (?:(?!(?:of|in|on|with|from|at)\b)\w+ ){{0,2}}{_PICTURE}\b"
     rf"|\b{_PICTURE}'s (?:left|right)\b"
 )
 # Parts of which a patient has one on each side; a side of one of them is a side of the patient.
@@ -45,7 +46,8 @@ _PAIRED = (
     r"(?:lungs?|(?:upper|middle|lower|frontal|temporal|parietal|occipital) lobe|thyroid lobe|hemithorax|hilum|"
     r"costophrenic angle|hemisphere|lateral ventricle|orbit|eye|ear|maxillary sinus|parotid|kidneys?|adrenal|breast|"
     r"axilla|ovary|testis|shoulder|clavicle|scapula|humerus|arm|elbow|forearm|wrist|"
-    r"hand(?= *(?:[?.,]|$|bone|fracture|x-?ray|radiograph))|ribs?|hip|femur|"
+    r"hand(?! (?:side|corner|edge|half|part|third|quarter|quadrant|upper|lower|top|bottom|border|area)\b)|"
+    r"ribs?|hip|femur|"
     r"thigh|knee|leg|tibia|ankle|foot)"
 )
 _WHOLE = r"(?:patient|body|chest|thorax|brain|head|skull|abdomen|pelvis|neck)"
@@ -56,13 +58,16 @@ _PATIENT_SIDE = re.compile(
     rf"|\b(left|right) (?:(?:upper|lower|main|cerebral|cerebellar) )?{_PAIRED}\b"
 )
 _NOT_ONE_SIDE = re.compile(
-    r"\b(?:not|except|excluding|outside|other than|besides|apart from|opposite|both|bilateral|elsewhere|anywhere)\b"
+    r"\b(?:not|except|excluding|outside|other than|besides|apart from|opposite|both|bilateral)\b"
+    r"|\b(?:or|and) (?:\w+ )?(?:else|elsewhere|anywhere)\b"
     # what a finding does, and what was done, to another part says nothing of where it lies
-    r"|\b(?:caus|explain|leads? to|leading to|due to|because|histor|known|remov|resect|replac|operat|else\b)"
+    r"|\b(?:caus|explain|leads? to|leading to|due to|because|histor|remov|resect|replac|operat)"
+    r"|\b(?:left|right)(?:[ -]sided)? (?:\w+ ){0,2}(?:weak|pain|numb|paresis|paralys|symptom|hemipar)"
+    r"|\b(?:weak|numb|painful) (?:left|right)\b"
     # beside a part is not in it
     r"|\b(?:in front of|behind|beside|next to|near|adjacent to|between|below|above|under|over|towards?|against|around|"
-    r"(?:weakness|pain|numbness|paresis|paralysis|symptoms?) (?:of|in|on)) (?:the |his |her |their |patient's )*"
-    r"(?:left|right)\b"
+    r"after|since|before|(?:weakness|pain|numbness|paresis|paralysis|symptoms?) (?:of|in|on))"
+    r" (?:the |a |his |her |their |patient's )*(?:left|right)\b"
 )
 
 
@@ -145,14 +150,15 @@ def side_asked(question: str) -> str | None:
 
     Conservative: a side of the picture ("on the left of the image", "top left") is none of the patient, nor is a bare
     "on the left". Neither is the left lobe of the liver or the right atrium, which are names, not sides. A question
-    about both sides, or about what is outside one, is about none. Only the last sentence counts: what goes before it
-    tells a history.
+    about both sides, or about what is outside one, is about none. Only a sentence that asks counts: others tell a
+    history.
 
     Returns:
         "left", "right", or None.
     """
-    last = re.split(r"[.;?!]\s+(?=\S)", question.casefold().replace("\u2019", "'").strip())[-1]
-    text = _PICTURE_SIDE.sub(" ", last)
+    told = sentences(question.casefold().replace("\u2019", "'"))
+    with_side = [one for one in told if one.endswith("?") and re.search(r"\b(?:left|right)\b", one)]
+    text = _PICTURE_SIDE.sub(" ", with_side[-1] if with_side else asked(" ".join(told)))
     named = {side for match in _PATIENT_SIDE.finditer(text) for side in match.groups() if side}
     others = set(re.findall(r"\b(?:left|right)\b", text)) - named
     return named.pop() if len(named) == 1 and not others and not _NOT_ONE_SIDE.search(text) else None

@@ -19,6 +19,7 @@ from prsmed.models.presets import PRESETS
 from prsmed.predictor import Predictor
 from prsmed.samples import collate
 from prsmed.text.findings import find
+from prsmed.text.templates import TemplateBank
 from prsmed.types import AnswerObject, SliceRef
 from tests.unit.data.readers.made_dicom import picture as dicom_picture
 from tests.unit.data.readers.made_dicom import save
@@ -188,7 +189,8 @@ def test_the_target_is_named_by_the_question(predictor):
     assert predictor.name_target("Is there a nodule in the lungs?") == ("lung nodule", "lesion", [])
     assert predictor.name_target("Where is the mass? The lungs were clear.")[:2] == ("finding", "lesion")
     assert predictor.name_target("Are there polyps?")[0] == "polyp"
-    assert predictor.name_target("Show me the right lung.")[0] == "lung"
+    assert predictor.name_target("Show me the right lung.") == ("lung", "organ", [])
+    assert predictor.name_target("Where are the lungs? The patient had a tumour.")[0] == "lungs"
     target, kind, warnings = predictor.name_target("Is there pneumonia in the lungs?")
     assert (target, kind) == ("finding", "lesion") and "asks for something in the lungs" in warnings[0]
     target, kind, warnings = predictor.name_target("Where is the appendix?")
@@ -332,3 +334,14 @@ def test_another_target_and_another_side_are_contradictions():
         "the left kidney was asked for, the mask lies on the patient's right"
     ]
     assert side_contradictions(thing, "right kidney") == side_contradictions(thing, "polyp") == []
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_templates_own_sentences_count_right(count):
+    boxes = [(5 + 18 * index, 5, 15 + 18 * index, 15 + index) for index in range(count)]
+    findings, bank = _thing(*boxes).findings, TemplateBank.load()
+    for split in bank.splits:
+        for seed in range(40):
+            turn = bank.question(split, target="polyp", modality=None, rng=np.random.default_rng(seed))
+            told = bank.answer(turn.template_id, target="polyp", findings=findings, rng=np.random.default_rng(seed))
+            assert contradictions_of(told, _thing(*boxes), target="polyp", names=("polyp",)) == [], told

@@ -9,7 +9,6 @@ import nibabel as nib
 import pydicom
 from nibabel.arrayproxy import ArrayProxy
 from PIL import Image
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -70,5 +69,5 @@ def _is_deflated(path: Path) -> bool:
         return False
     try:
         return read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-    except InvalidDicomError:  # a bare data set has no such part
+    except Exception:  # a bare data set has no such part; what is damaged is met when it is read
         return False

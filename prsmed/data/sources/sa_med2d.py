@@ -17,7 +17,6 @@ from prsmed.data.manifest import Refusal
 from prsmed.data.readers.picture import decode_picture
 from prsmed.data.sources import Defaults, Found, Listing
 from prsmed.errors import DataError
-from prsmed.text.naming import LESION_WORDS
 from prsmed.types import LATERALITIES, SPLITS, Case, MaskRef, Target
 
 INDEX_FILE, CLASSES_FILE, SPLITS_FILE = "SAMed2D_v1.json", "SAMed2D_v1_class_mapping_id.json", "splits.json"
@@ -34,6 +33,12 @@ _MODALITY_OF_PREFIX = {
 }
 """Our modality by the first word of a file name; None where the model has no word for it."""
 
+_LESION_WORDS = re.compile(
+    "abscess|adenoma|aneurysm|calcification|cancer|carcinoma|consolidation|covid|cyst|edema|effusion|embol|enhancing"
+    "|fracture|glioma|haemorrhage|hematoma|hemorrhage|infarct|infection|ischemi|keratosis|lesion|melanoma|metasta"
+    "|necro|nevus|nodule|oedema|opacit|pathology|plaque|pneumonia|pneumothorax|polyp|schwannoma|stroke|tumor|tumour"
+    "|ulcer"
+)
 _INVERTED = {"ichallenge_adam_task2": "its masks are inverted, what they leave black is the object"}
 _UNION_CLASSES = {("ACDC", 3)}
 """Classes that cover other classes of the image without saying so in their name, as `union_...` does."""
@@ -166,7 +171,7 @@ def _targets(
     targets = []
     for position, number in enumerate(sorted(refs), start=1):
         words, side = readable_class(known[number])
-        kind = "lesion" if LESION_WORDS.search(words) else "organ"
+        kind = "lesion" if _LESION_WORDS.search(words) else "organ"
         targets.append(Target(f"t{position}", words, kind, side, tuple(refs[number])))
     return tuple(targets), sorted(listed)
 

@@ -149,7 +149,7 @@ def write_dicom(
         question=answer.question,
         contradictions=answer.contradictions,
         warnings=[*notes, *answer.warnings],
-        states_absence=not answer.objects[0].present and not is_one_slice,
+        states_absence=not (answer.objects[0].present or is_one_slice or answer.contradictions),
         side=side,
         model=answer.model,
         key_slice=answer.key_slice,

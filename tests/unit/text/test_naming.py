@@ -13,7 +13,8 @@ NAMES = ("kidney", "left kidney", "aorta", "inferior vena cava")
         ("This is the left kidney: it lies beside the aorta.", "left kidney"),
         ("This is the Aorta; the inferior vena cava lies beside it.", "aorta"),
         ("That is the organ.", None),
-        ("The aortas are not it.", None),
+        ("The aortas are meant.", "aorta"),
+        ("The aortal wall is not it.", None),
         ("", None),
     ],
 )

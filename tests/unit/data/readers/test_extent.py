@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from prsmed.data.readers.extent import require_modest
@@ -72,6 +73,8 @@ def test_a_dicom_file_says_how_large_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a deflated DICOM file; save it without"):
         require_modest(tmp_path / "0.dcm")
     bare = picture(np.zeros((30, 20), np.uint8))
-    bare.save_as(tmp_path / "1.dcm", enforce_file_format=False, implicit_vr=False, little_endian=True)
-    (tmp_path / "2.dcm").write_bytes((tmp_path / "1.dcm").read_bytes().split(b"DICM", 1)[-1])
-    require_modest(tmp_path / "1.dcm")
+    bare.preamble, bare.file_meta = None, FileMetaDataset()
+    bare.save_as(tmp_path / "1.dcm", enforce_file_format=False, implicit_vr=True, little_endian=True)
+    assert (tmp_path / "1.dcm").read_bytes()[:2] == b"\x08\x00"
+    with pytest.raises(DataError, match="promises 600 voxels"):
+        require_modest(tmp_path / "1.dcm", max_voxels=599)
