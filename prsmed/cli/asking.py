@@ -122,16 +122,15 @@ def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answ
                 row["error"] = str(error)
                 failures.append(error)
             rows.append(row)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "answers.csv").open("w", newline="", encoding="utf-8") as stream:
-            table = csv.DictWriter(stream, fieldnames=list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    table_file = out / "answers.csv"
     if len(failures) == len(rows):
+        if table_file.is_file():
+            table_file.unlink()  # an earlier run's, whose answers are gone
         raise RequestError(f"none of {len(rows)} images could be answered; the first: {failures[0]}")
+    with table_file.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
     answered = len(rows) - len(failures)
     typer.echo(f"{answered} answered, {len(failures)} not; see {out}/answers.csv. {NOT_A_MEDICAL_DEVICE}")
 
