@@ -13,7 +13,7 @@ from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.text.encode import TextEncoder, pad_batch
 from prsmed.text.grammar import is_plural, plural
-from prsmed.text.naming import LESION_WORDS, asked, first_named
+from prsmed.text.naming import LESION_WORDS, asking_sentence, first_named
 from prsmed.text.patient import side_asked
 from prsmed.types import MODALITIES
 
@@ -76,7 +76,8 @@ class LoadedModel:
             return (name, known[name], []) if name else (UNNAMED, "lesion", [warning])
         words = question.casefold()
         named = [name for name in known if _is_named(name, words)]
-        if named and not (LESION_WORDS.search(asked(words)) and all(known[name] == "organ" for name in named)):
+        is_about_lesion = LESION_WORDS.search(asking_sentence(words)) is not None
+        if named and not (is_about_lesion and all(known[name] == "organ" for name in named)):
             best = max(named, key=lambda name: (name.casefold() in words, len(name)))
             others = [name for name in named if not _is_named(name, best.casefold()) and known[name] == known[best]]
             return best, known[best], [f"only the {best} was looked for, not the {name}" for name in others]

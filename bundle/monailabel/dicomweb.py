@@ -67,11 +67,12 @@ class DicomwebStudies(StudiesFolder):
             DataError: the server does not hand it out.
         """
         uri = super().get_image_uri(image_id)
+        _, instances = self._series.get(image_id, ("", 0))  # once: it is replaced while this looks
         if uri and image_id in self._series:
             with self._fetching:
                 here = sum(1 for _ in Path(uri).iterdir())
                 had = self._fetched.get(image_id, here) if here else -1
-                if self._series[image_id][1] > had or not here:  # not yet, or not as a whole when it was fetched
+                if instances > had or not here:  # not yet, or not as a whole when it was fetched
                     self._fetch(image_id, Path(uri))
         return uri
 

@@ -21,7 +21,7 @@ def sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.;?!])(?<!vs\.)(?<!dr\.)(?<!no\.)\s+(?=\S)", text.strip())
 
 
-def asked(question: str) -> str:
+def asking_sentence(question: str) -> str:
     """The sentence that asks: the last one with a question mark, else the last one; the rest tells a history."""
     told = sentences(question)
     return next((sentence for sentence in reversed(told) if sentence.endswith("?")), told[-1])

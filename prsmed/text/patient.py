@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from prsmed.errors import RequestError
 from prsmed.geometry import PatientAxes, box_center_px
-from prsmed.text.naming import asked, sentences
+from prsmed.text.naming import asking_sentence, sentences
 from prsmed.types import LATERALITIES, Finding
 
 UNKNOWN = "unknown"
@@ -158,7 +158,7 @@ def side_asked(question: str) -> str | None:
     """
     told = sentences(question.casefold().replace("\u2019", "'"))
     with_side = [one for one in told if one.endswith("?") and re.search(r"\b(?:left|right)\b", one)]
-    text = _PICTURE_SIDE.sub(" ", with_side[-1] if with_side else asked(" ".join(told)))
+    text = _PICTURE_SIDE.sub(" ", with_side[-1] if with_side else asking_sentence(" ".join(told)))
     named = {side for match in _PATIENT_SIDE.finditer(text) for side in match.groups() if side}
     others = set(re.findall(r"\b(?:left|right)\b", text)) - named
     return named.pop() if len(named) == 1 and not others and not _NOT_ONE_SIDE.search(text) else None
