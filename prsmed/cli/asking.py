@@ -100,6 +100,7 @@ def ask(
 def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answer]) -> None:
     from prsmed.data.readers import image_suffix, is_dicom
     from prsmed.data.writers.answer import forget_answer
+    from prsmed.data.writers.atomic import replaced_whole
 
     files = sorted(path for path in images.rglob("*") if path.is_file())
     paths = [path for path in files if image_suffix(path) or is_dicom(path)]
@@ -127,7 +128,7 @@ def _ask_folder(images: Path, out: Path, answer_one: Callable[[Path, Path], Answ
         if table_file.is_file():
             table_file.unlink()  # an earlier run's, whose answers are gone
         raise RequestError(f"none of {len(rows)} images could be answered; the first: {failures[0]}")
-    with table_file.open("w", newline="", encoding="utf-8") as stream:
+    with replaced_whole(table_file) as part, part.open("w", newline="", encoding="utf-8") as stream:
         table = csv.DictWriter(stream, fieldnames=list(rows[0]))
         table.writeheader()
         table.writerows(rows)

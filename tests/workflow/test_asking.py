@@ -134,6 +134,10 @@ def test_a_folder_of_images(
     (images / "a.png").write_bytes(b"")
     assert prsmed("ask", images, "Where is the polyp?", *options) == 0
     assert not list((tmp_path / "out" / "0001").iterdir())  # not the answer about what a.png was before
+    (tmp_path / "out" / "answers.csv").unlink()
+    (tmp_path / "out" / "answers.csv").mkdir()
+    assert prsmed("ask", images, "Where is the polyp?", *options) == 1
+    assert "answers.csv: cannot be written" in capsys.readouterr().err
 
 
 @dataclass
