@@ -209,6 +209,7 @@ EXPERIMENTS = {
             "as it is": variant(),
             "64 image tokens": variant("_64_tokens"),
             "fusion on a map of 32": variant("_map_32"),
+            "skip connection": variant("_skip"),
             "a third of the rates": slower,
             "no evidence tokens": no_evidence,
             "encoder's last stage and neck learn": open_encoder,
