@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,15 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from prsmed.answers import RawAnswers, contradictions_of, decide, described_zones, detected_box, soft_mask
+from prsmed.answers import (
+    RawAnswers,
+    contradictions_of,
+    decide,
+    described_zones,
+    detected_box,
+    is_other_look,
+    soft_mask,
+)
 from prsmed.data.manifest import Manifest
 from prsmed.data.predictions import Prediction
 from prsmed.data.volumes import open_image
@@ -115,6 +124,9 @@ class Scorer:
             **_facts(item, findings),
             **_statement(item, thing, prediction, findings, self.names),
             **_pointing(item, prediction, truth_HW, self.names),
+            "looks_as_named": None
+            if prediction.name_share is None or not thing.mask.any()
+            else not is_other_look(prediction.name_share),
         }
         if self.protocol and truth_HW.any():
             scores = protocol_scores(prediction.soft_HW, truth_HW)
@@ -205,6 +217,7 @@ def _pointing(item: Item, prediction: Prediction, truth_HW: np.ndarray, names: I
 
 def prediction_of(raw: RawAnswers, batch: Mapping[str, Any], row: int) -> Prediction:
     """One row of a batch of answers, ready to be stored or scored."""
+    share = None if raw.name_share is None else float(raw.name_share[row])
     return Prediction(
         key=batch["key"][row],
         question=batch["question"][row],
@@ -215,6 +228,7 @@ def prediction_of(raw: RawAnswers, batch: Mapping[str, Any], row: int) -> Predic
         box_xyxy_px=None
         if raw.boxes_xyxy_norm is None
         else detected_box(raw, row, batch["geometry"][row].slice_hw_px) or (),
+        name_share=None if share is None or math.isnan(share) else round(share, 4),
     )
 
 

@@ -22,7 +22,8 @@ from prsmed.models.language import ReadPrefix
 from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.samples import findings_of
-from prsmed.text.encode import TextEncoder
+from prsmed.text.classes import load_classes
+from prsmed.text.encode import TextEncoder, word_ids
 from prsmed.text.findings import components, default_min_area_px
 from prsmed.text.naming import first_named
 from prsmed.text.parse import parse_position, stated_count, zones_match
@@ -31,6 +32,9 @@ from prsmed.text.templates import described_findings
 from prsmed.types import LATERALITIES, AnswerObject, Finding
 
 MAX_NEW_TOKENS = 64
+LEAST_SHARE = 0.5
+"""Of what is marked and what looks like the thing that the words name: with less in common they are two things."""
+OTHER_LOOK = "but what is marked looks like something else"
 
 
 @dataclass
@@ -44,6 +48,8 @@ class RawAnswers:
         boxes_xyxy_norm: (K, 4) what a box decoder says, shares of the picture, NaN where it says nothing is there; None
             from a network without one.
         pointed: bool (K,) whether the words of a model that explains point at something; None where it has no choice.
+        name_share: (K,) how much of what is marked looks like what these words name, 0 to 1; NaN where they name
+            nothing, None from a network that does not know.
         timings_s: seconds for the mask and for the words.
     """
 
@@ -53,6 +59,16 @@ class RawAnswers:
     timings_s: dict[str, float] = field(default_factory=dict)
     boxes_xyxy_norm: torch.Tensor | None = None
     pointed: torch.Tensor | None = None
+    name_share: torch.Tensor | None = None
+
+    def looks_otherwise(self, row: int) -> bool:
+        """Whether what is marked does not look like what the words name."""
+        return self.name_share is not None and is_other_look(float(self.name_share[row]))
+
+
+def is_other_look(name_share: float | None) -> bool:
+    """Whether so little in common (NaN and None: unknown) means that mask and words are about two things."""
+    return name_share is not None and name_share < LEAST_SHARE
 
 
 @torch.no_grad()
@@ -122,6 +138,7 @@ def _see_batch(
         obj_image=torch.tensor([number_of[name] for name in pictures], device=batch["image"].device),
         end_id=text.end_id,
         max_new_tokens=MAX_NEW_TOKENS if words else 0,
+        name_ids_of=partial(_named_ids, text=text),
         encoded=encoded,
         prefix=prefix,
     )
@@ -129,7 +146,13 @@ def _see_batch(
     presence_prob = mask_prob.flatten(1).amax(dim=1) if seen.presence_logit is None else seen.presence_logit.sigmoid()
     texts = None if seen.ids is None else [text.decode(row).strip() for row in seen.ids]
     timings_s = {"mask and text" if words else "mask": time.perf_counter() - started}
-    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed)
+    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed, seen.name_share)
+
+
+def _named_ids(ids_KL: torch.Tensor, *, text: TextEncoder) -> torch.Tensor:
+    """The words (K, W) of what each answer names first, of all that the table of classes knows; negative: nothing."""
+    names = [first_named(text.decode(row), load_classes().forms) for row in ids_KL]
+    return word_ids([name or "" for name in names], text.tokenizer).to(ids_KL.device)
 
 
 def detected_box(raw: RawAnswers, row: int, hw_px: tuple[int, int]) -> tuple[float, float, float, float] | None:
@@ -233,6 +256,7 @@ def contradictions_of(
     names: Iterable[str] = (),
     states_position: bool = True,
     overruled: bool = False,
+    looks_otherwise: bool = False,
 ) -> list[str]:
     """Where the sentence, the mask and the presence decision disagree, in plain English.
 
@@ -240,6 +264,7 @@ def contradictions_of(
         names: of all that the sentence may be about.
         states_position: False for an explanation (MediSee), which need not say where the thing is.
         overruled: whether this explanation points at something that the network then found to be nowhere.
+        looks_otherwise: whether what is marked does not look like what this explanation names.
     """
     parsed = parse_position(model_text, target=target)
     found = []
@@ -250,6 +275,9 @@ def contradictions_of(
             found.append("the model's sentence says that nothing is visible, but the mask is not empty")
         elif overruled and parsed.kind != "none":
             found.append("the model's sentence points at something, but nothing in the image looks like it")
+        elif looks_otherwise and thing.mask.any():
+            named = first_named(model_text, names)
+            found.append(f"the model's sentence names {f'the {named}' if named else 'something'}, {OTHER_LOOK}")
         return found
     if parsed.kind == "unreadable":
         found.append("the model's sentence states no position that can be checked")

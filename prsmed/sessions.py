@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from prsmed.answers import (
+    OTHER_LOOK,
     RawAnswers,
     answer_batch,
     box_contradictions,
@@ -164,6 +165,7 @@ class Session:
                 names=self.model.info.get("targets", {}),
                 states_position=not explains,
                 overruled=overruled,
+                looks_otherwise=raw.looks_otherwise(0),
             ),
             *side_contradictions(thing, target),
         ]
@@ -192,7 +194,8 @@ class Session:
     def name_target(self, question: str, raw: RawAnswers) -> tuple[str, str, list[str]]:
         """As `LoadedModel.name_target`; words that the network itself denies name nothing."""
         assert raw.texts is not None
-        return self.model.name_target(question, "" if self._denies_words(raw) else raw.texts[0])
+        is_denied = self._denies_words(raw) or raw.looks_otherwise(0)
+        return self.model.name_target(question, "" if is_denied else raw.texts[0])
 
     def _denies_words(self, raw: RawAnswers) -> bool:
         """Whether the words point at something and the network all the same says that it is not there."""
@@ -221,8 +224,10 @@ def _no(target: str) -> str:
 
 
 def _said(answer: Answer) -> str:
-    """The model's sentence, as far as it may name the target: not where a refusal by the rule has replaced it."""
-    return "" if answer.text_source == "rule" and not answer.objects[0].present else answer.model_text
+    """The model's sentence, as far as it may name the target: not where the network itself has denied it."""
+    is_denied = answer.text_source == "rule" and not answer.objects[0].present
+    is_denied = is_denied or any(OTHER_LOOK in said for said in answer.contradictions)
+    return "" if is_denied else answer.model_text
 
 
 def shown_picture(canonical_CHW: torch.Tensor, geometry: Geometry) -> np.ndarray:

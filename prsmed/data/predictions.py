@@ -37,6 +37,7 @@ class Prediction:
         model_text: its sentence, or None for a system without sentences.
         box_xyxy_px: what its box decoder says, continuous; () where that says nothing is there, None for a system
             without one.
+        name_share: how much of what is marked looks like what the sentence names, 0 to 1; None where it is not known.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Prediction:
     presence_prob: float | None
     model_text: str | None
     box_xyxy_px: tuple[float, ...] | None = None
+    name_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class _Line:
     presence_prob: float | None
     model_text: str | None
     box_xyxy_px: Sequence[float] | None = None
+    name_share: float | None = None
 
 
 class PredictionStore:
@@ -121,6 +124,7 @@ class PredictionStore:
             presence_prob,
             prediction.model_text,
             prediction.box_xyxy_px,
+            prediction.name_share,
         )
         path = self.folder / f"answers-{rank}.jsonl"
         _end_broken_line(path)
@@ -141,7 +145,14 @@ class PredictionStore:
         soft_HW = decode_picture(self.folder / line.mask)[0]
         box = None if line.box_xyxy_px is None else tuple(line.box_xyxy_px)
         return Prediction(
-            key, line.question, line.query_kind, soft_HW[..., 0], line.presence_prob, line.model_text, box
+            key,
+            line.question,
+            line.query_kind,
+            soft_HW[..., 0],
+            line.presence_prob,
+            line.model_text,
+            box,
+            line.name_share,
         )
 
 

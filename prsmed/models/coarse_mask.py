@@ -105,6 +105,12 @@ def box_around(logits_KHW: torch.Tensor, centers_norm_KM2: torch.Tensor, inside_
     return torch.cat([mean_K12[:, 0], SIDE_PER_DEVIATION * (variance_K2 + 1e-5).sqrt()], dim=1)
 
 
+def common_share(one_KHW: torch.Tensor, other_KHW: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:
+    """How much two coarse masks of logits have in common: the Dice (K,) of their probabilities in the image."""
+    one_KM, other_KM = (logits_KHW.sigmoid().flatten(1) * inside_KM for logits_KHW in (one_KHW, other_KHW))
+    return 2 * torch.minimum(one_KM, other_KM).sum(dim=1) / (one_KM + other_KM).sum(dim=1)
+
+
 def peaks_of(logits_KHW: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:
     """The logit (K,) of a coarse mask's surest cell in the image: below 0, nothing in it is like what was asked for."""
     return logits_KHW.flatten(1).masked_fill(~inside_KM, -torch.inf).amax(dim=1)

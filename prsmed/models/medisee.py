@@ -6,7 +6,7 @@ they are predicted, so a mask depends on the image and the question alone (docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from transformers import Cache
 from transformers.utils import ModelOutput
 
 from prsmed.geometry import cxcywh_to_xyxy, in_image
-from prsmed.models.coarse_mask import peaks_of
+from prsmed.models.coarse_mask import common_share, peaks_of
 from prsmed.models.encoders import EncodedImage, Looked, SegmentationEncoder
 from prsmed.models.heads import Heads
 from prsmed.models.language import LanguageBackbone, ReadPrefix
@@ -81,6 +81,8 @@ class Seen:
             it has no choice.
         ids: (K, L) the answer after the candidates; None where no words were asked for.
         pointed: (K,) whether the words did; None in `forced` mode.
+        name_share: (K,) how much the coarse mask has in common with the one of what the words name, 0 to 1; NaN where
+            they name nothing or point at nothing. None without words or a coarse mask.
     """
 
     mask_logits: torch.Tensor
@@ -88,6 +90,7 @@ class Seen:
     presence_logit: torch.Tensor | None
     ids: torch.Tensor | None
     pointed: torch.Tensor | None
+    name_share: torch.Tensor | None
 
 
 class MediSee(nn.Module):
@@ -298,6 +301,7 @@ class MediSee(nn.Module):
         obj_image: torch.Tensor,
         end_id: int,
         max_new_tokens: int,
+        name_ids_of: Callable[[torch.Tensor], torch.Tensor],
         encoded: Looked | None = None,
         prefix: ReadPrefix | None = None,
     ) -> Seen:
@@ -307,6 +311,7 @@ class MediSee(nn.Module):
             input_ids, attention_mask: (K, T) of questions without answers, padded on the right.
             obj_image: (K,) which image each asks about.
             max_new_tokens: of the words after the candidates; 0: no words.
+            name_ids_of: answers (K, L) -> the words (K, W) of what each names, negative where there are none.
             encoded, prefix: what `encode_image` and `language.read_prefix` gave for these images.
         """
         looked = encoded or self.encode_image(image_BCHW, canonical_hw_px)
@@ -321,6 +326,7 @@ class MediSee(nn.Module):
         hw_px, objects = _hw_px(image_BCHW), len(input_ids)
         mask_logits = torch.full((objects, 1, *hw_px), -torch.inf, device=input_ids.device)
         boxes = torch.full((objects, 4), torch.nan, device=input_ids.device)
+        share_K = None if ids is None or looked.cells is None else torch.full_like(boxes[:, 0], torch.nan)
         if found_K.any():
             output = self.point(looked, states_KND[found_K], obj_image[found_K], canonical_hw_px, hw_px)
             if presence_logit is not None and output.coarse_peaks is not None:
@@ -328,11 +334,29 @@ class MediSee(nn.Module):
             shown_K = torch.ones_like(found_K) if presence_logit is None else presence_logit >= 0
             of_found_K = shown_K[found_K]
             assert output.mask_logits is not None
+            if share_K is not None and ids is not None:
+                names = name_ids_of(ids[found_K])
+                share_K[found_K] = self._name_share(output, names, looked, obj_image[found_K], canonical_hw_px)
             mask_logits[found_K & shown_K] = output.mask_logits[of_found_K]
             if output.boxes_cxcywh is not None:
                 boxes[found_K & shown_K] = cxcywh_to_xyxy(output.boxes_cxcywh)[of_found_K]
         pointed = None if presence_logit is None else found_K
-        return Seen(mask_logits, boxes if self.heads.box_head is not None else None, presence_logit, ids, pointed)
+        boxes_xyxy_norm = boxes if self.heads.box_head is not None else None
+        return Seen(mask_logits, boxes_xyxy_norm, presence_logit, ids, pointed, share_K)
+
+    def _name_share(
+        self,
+        output: MediSeeOutput,
+        name_ids: torch.Tensor,
+        looked: Looked,
+        obj_image: torch.Tensor,
+        canonical_hw_px: Sequence[tuple[int, int]],
+    ) -> torch.Tensor:
+        assert self.heads.coarse is not None and looked.cells is not None and output.queries is not None
+        _, named_KHW = self._named(name_ids, looked.cells, obj_image)
+        asked_KHW = self.heads.coarse(output.queries, looked.cells, obj_image)
+        centers_BM2 = self.encoder.frame.patch_centers_norm(looked.cells.shape[-1], canonical_hw_px)
+        return common_share(asked_KHW, named_KHW, in_image(centers_BM2).to(obj_image.device)[obj_image])
 
     def _forced(
         self, rest_ids: torch.Tensor, cache: Cache, mask: torch.Tensor, end_id: int, max_new_tokens: int

@@ -54,6 +54,9 @@ QUERIES: Columns = (
     ("Decoder's box IoU", "decoder_box_iou"),
     ("Decoder's Acc@0.5", "decoder_acc_at_0.5"),
     ("Names the target", "names_target"),
+    ("Looks as named", "looks_as_named"),
+    ("Dice of these", "dice_as_named"),
+    ("Dice of the others", "dice_not_as_named"),
 )
 NEGATIVES: Columns = (
     ("n without", "n"),

@@ -168,12 +168,12 @@ def pad_batch(encoded: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor
 
 
 def word_ids(words: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """Token ids (K, W) of words as they stand within a sentence; IGNORE_ID behind the shorter ones."""
+    """Token ids (K, W) of words as they stand within a sentence; IGNORE_ID behind the shorter ones, and for ""."""
     ids = torch.full((len(words), 1), IGNORE_ID)
     if words:
         # A word that looks like a special token is a word all the same.
         plain = {"add_special_tokens": False, "split_special_tokens": True}
-        rows = [torch.tensor(tokenizer(f" {word}", **plain)["input_ids"]) for word in words]
+        rows = [torch.tensor(tokenizer(f" {word}", **plain)["input_ids"] if word else [IGNORE_ID]) for word in words]
         ids = pad_sequence(rows, batch_first=True, padding_value=IGNORE_ID)
     return ids
 

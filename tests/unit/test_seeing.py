@@ -11,12 +11,13 @@ from PIL import Image
 
 import prsmed.sessions
 from bundle.scoring import ScoreHandler, prediction_of
-from prsmed.answers import RawAnswers, answer_batch, detected_box
+from prsmed.answers import OTHER_LOOK, RawAnswers, answer_batch, detected_box
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import RequestError
 from prsmed.predictor import Predictor, shipped_model
 from prsmed.query_samples import query_items
 from prsmed.samples import add_text, collate, load_item
+from prsmed.sessions import _said
 from prsmed.types import SliceRef
 from prsmed.volumes import VolumeOptions
 from tests.unit.queries_set import write_query_set
@@ -55,9 +56,10 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _says(predictor: Predictor, sentence: str, *, points: bool) -> None:
-    """Let the network say this, token by token; states and masks stay its own."""
+    """Let the network say this, token by token; states and masks stay its own. In `forced` mode the candidates are
+    written, not said."""
     text = predictor.text
-    encoded = text.encode(QUESTION, sentence, points=points)
+    encoded = text.encode(QUESTION, sentence, points=points and predictor.network.mode == "free")
     script = encoded.target_ids[encoded.target_ids >= 0].tolist()
     calls = {"n": 0}
     original = type(predictor.network.language).logits
@@ -83,6 +85,44 @@ def test_an_answer_explains_points_and_is_named_by_its_sentence(predictor, pictu
     assert "liver" in answer.rule_text and not answer.warnings[1:]
     if thing.mask.any():
         assert not answer.contradictions and answer.text == sentence
+
+
+@pytest.mark.parametrize("mode", ["forced", "free"])
+def test_the_answer_says_how_far_the_mask_looks_like_what_its_words_name(predictor, picture, mode):
+    predictor.network = small_medisee(coarse_width=16)
+    predictor.network.mode = mode
+    session = predictor.open(picture, modality="ct")
+
+    def shares(sentence: str) -> float:
+        _says(predictor, sentence, points=True)
+        raw = session.raw(QUESTION)
+        assert raw.name_share is not None
+        return float(raw.name_share[0])
+
+    liver, kidney = shares("This is the liver: it lies beside the left kidney."), shares("This is the left kidney.")
+    assert 0 <= liver <= 1 and 0 <= kidney <= 1 and liver != kidney
+    assert shares("This is the liver.") == pytest.approx(liver, abs=1e-5), "the first name counts"
+    assert np.isnan(shares("This is it."))
+
+
+def test_words_for_another_thing_than_what_is_marked_name_nothing(predictor, picture, monkeypatch):
+    def asked(share: float, question: str = QUESTION):
+        mask = torch.zeros(1, 1, 40, 64)
+        mask[..., 5:15, 5:15] = 1
+        named = {"pointed": torch.tensor([True]), "name_share": torch.tensor([share])}
+        raw = RawAnswers(mask, torch.tensor([0.9]), ["This is the liver: it makes bile."], **named)
+        monkeypatch.setattr(prsmed.sessions, "answer_batch", lambda *_, **__: raw)
+        return predictor.open(picture, modality="ct").ask(question)
+
+    other = asked(0.4)
+    assert other.contradictions == [f"the model's sentence names the liver, {OTHER_LOOK}"]
+    assert other.text_source == "rule" and _said(other) == ""
+    assert "liver" not in other.text and other.objects[0].mask.any()
+    assert any("names none of the targets" in warning for warning in other.warnings)
+    assert "liver" in asked(0.4, "Show me the liver.").text, "the question's own name stays"
+    for alike in (0.6, float("nan")):
+        same = asked(alike)
+        assert not same.contradictions and same.text == _said(same) == "This is the liver: it makes bile."
 
 
 def test_a_refusal_has_no_mask_and_no_box(predictor, picture):
@@ -245,10 +285,14 @@ def test_pictures_of_a_batch_are_encoded_once_and_scored(predictor, preprocessin
         detected_box(single, 0, alone["geometry"][0].slice_hw_px), abs=0.05
     )
     raw.texts = ["This is the liver."] * len(items)
+    raw.name_share = torch.full((len(items),), torch.nan)
+    raw.name_share[[1, 4]] = torch.tensor([0.49, 0.51])
     handler = ScoreHandler(items, manifest=manifest, thresholds={"mask": 0.5, "presence": 0.5}, zone_rule="posmed")
     for row, _ in enumerate(items):
         handler.scorer.add(row, prediction_of(raw, batch, row))
     rows = {row.key: row for row in handler.scorer.rows()}
+    looks = [row.looks_as_named for row in handler.scorer.rows()]
+    assert looks[1] is False and looks[4] is True and {*looks[:1], *looks[2:4], *looks[5:]} == {None}
     assert rows["case0/q2"].names_target is True and rows["case0/q5"].names_target is False
     assert rows["case0/q2"].query_length == "long" and rows["case0/q2"].text_kind == "silent"
     assert 0 <= rows["case0/q5"].decoder_box_iou <= 1

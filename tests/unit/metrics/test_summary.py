@@ -35,7 +35,8 @@ ROWS = [
     _negative(6, "unreadable", NO_MASK, says_present=False, presence_prob=0.2, modality="ct"),
 ]
 
-OF_QUERIES = ("decoder_box_iou", "decoder_acc_at_0.5", "names_target")  # of box decoders and explanations alone
+LOOKS = ("looks_as_named", "dice_as_named", "dice_not_as_named")
+OF_QUERIES = ("decoder_box_iou", "decoder_acc_at_0.5", "names_target", *LOOKS)  # of box decoders and explanations alone
 
 MORE = [*ROWS, row(7, "bottom-left", "bottom-left"), row(8, "center", "top-left")]  # zones that make a kappa
 
@@ -219,6 +220,17 @@ def test_every_number_has_an_interval_around_it():
             assert interval[0] <= block[name] <= interval[1]
     assert scores["organs"]["intervals"]["dice"] is None  # one patient
     assert summarise(ROWS)["overall"]["intervals"] == {}
+
+
+def test_masks_that_look_as_named_are_scored_apart():
+    rows = [
+        row(0, "center", "", text_kind="silent", mask=_mask(0.8, 0.6), looks_as_named=True),
+        row(1, "center", "", text_kind="silent", mask=_mask(0.2, 0.1), looks_as_named=False),
+        row(2, "center", "", text_kind="silent", mask=_mask(0.5, 0.4)),
+        row(3, "", "", present=False, text_kind="silent", mask=_mask(0.0, 0.0), looks_as_named=True),
+    ]
+    overall = summarise(rows)["overall"]
+    assert [overall[name] for name in LOOKS] == pytest.approx([2 / 3, 0.8, 0.2])
 
 
 def test_box_decoders_and_explanations_by_kind_and_length_of_the_question():

@@ -8,7 +8,7 @@ import torch
 from prsmed.geometry import Frame
 from prsmed.losses import MediSeeLoss
 from prsmed.models.box_head import BoxHead
-from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around, peaks_of
+from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around, common_share, peaks_of
 from prsmed.text.encode import word_ids
 from tests.unit.small_medisee import HW, gradient, loss_batch, passed, small_medisee, small_text, turns_of, two_pictures
 
@@ -108,6 +108,16 @@ def test_a_peak_in_the_padding_is_none():
     assert peaks_of(logits, inside).tolist() == [0.5]
 
 
+def test_coarse_masks_have_the_dice_of_their_probabilities_in_common():
+    here = torch.tensor([[[30.0, 30.0], [-30.0, -30.0]], [[30.0, -30.0], [-30.0, -30.0]]])
+    there = torch.tensor([[[30.0, -30.0], [-30.0, 30.0]], [[-30.0, 30.0], [-30.0, -30.0]]])
+    every, first_column = torch.ones(2, 4).bool(), torch.tensor([[True, False, True, False]] * 2)
+    torch.testing.assert_close(common_share(here, there, every), torch.tensor([0.5, 0.0]))
+    torch.testing.assert_close(common_share(here, there, first_column), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(common_share(here, here, every), torch.ones(2))
+    assert common_share(here, there * torch.nan, every).isnan().all()
+
+
 def test_what_lights_up_no_cell_is_not_shown(text, image):
     network = small_medisee(coarse_width=16)
     states, obj_image = torch.randn(4, 3, network.language.hidden_width), torch.tensor([1, 0, 1, 0])
@@ -124,7 +134,8 @@ def test_what_lights_up_no_cell_is_not_shown(text, image):
     logits[1:, network.candidate_ids[0]] = 0.01
     network.language.generate = Mock(return_value=Mock(ids=said, hidden=states))
     network.language.logits = Mock(return_value=logits)
-    ask = {"obj_image": obj_image, "end_id": text.end_id}
+    names = word_ids(["liver", "spleen", ""], text.tokenizer)
+    ask = {"obj_image": obj_image, "end_id": text.end_id, "name_ids_of": lambda ids_KL: names[: len(ids_KL)]}
     seen = network.ask(image, HW, ids, torch.ones_like(ids), **ask, max_new_tokens=1)
     lit = drawn.coarse_peaks >= 0
     assert lit[2] != lit[3] and seen.pointed.tolist() == [False, True, True, True]
@@ -133,9 +144,12 @@ def test_what_lights_up_no_cell_is_not_shown(text, image):
     torch.testing.assert_close(seen.mask_logits[shown], drawn.mask_logits[shown])
     assert seen.mask_logits[~shown].isneginf().all() and seen.boxes_xyxy_norm[~shown].isnan().all()
     assert seen.boxes_xyxy_norm[shown].isfinite().all()
+    assert seen.name_share.isnan().tolist() == [True, False, False, True], "no object, two names, none"
+    assert (seen.name_share[1:3] > 0).all() and (seen.name_share[1:3] < 1).all()
     network.mode = "forced"
     forced = network.ask(image, HW, ids, torch.ones_like(ids), **ask, max_new_tokens=0)
     assert forced.presence_logit is None and forced.pointed is None and forced.mask_logits.isfinite().all()
+    assert forced.name_share is None, "no words, no name"
 
 
 def test_states_are_standardised_by_the_batch_and_one_alone_by_what_was_seen():

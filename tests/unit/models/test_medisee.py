@@ -222,6 +222,7 @@ def _ask(network, text, image, *questions, mode, max_new_tokens=5, prefix=None):
         obj_image=torch.arange(len(questions)) % len(image),
         end_id=text.end_id,
         max_new_tokens=max_new_tokens,
+        name_ids_of=lambda ids_KL: pytest.fail("without a coarse mask nobody asks what the words name"),
         prefix=prefix,
     )
 
