@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -107,16 +107,17 @@ class AskInferer(Inferer):
 
     Args:
         words: False leaves the sentences out, which take most of the time.
+        names: of all that an explanation may name.
     """
 
-    def __init__(self, text: TextEncoder, *, words: bool = True):
-        self.text, self.words = text, words
+    def __init__(self, text: TextEncoder, *, words: bool = True, names: Iterable[str] = ()):
+        self.text, self.words, self.names = text, words, names
 
     def __call__(self, inputs: Mapping[str, Any], network: nn.Module, *_: Any, **__: Any) -> RawAnswers:
         with mixed_precision(network, inputs["image"]), torch.compiler.set_stance("force_eager"):
             network_bare = bare(network)
             assert isinstance(network_bare, (PRSMed, MediSee))
-            return answer_batch(network_bare, inputs, self.text, words=self.words)
+            return answer_batch(network_bare, inputs, self.text, words=self.words, names=self.names)
 
 
 class AnswerInferer(Inferer):

@@ -13,12 +13,12 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from prsmed.answers import (
+    LEAST_SHARE,
     RawAnswers,
     contradictions_of,
     decide,
     described_zones,
     detected_box,
-    is_other_look,
     soft_mask,
 )
 from prsmed.data.manifest import Manifest
@@ -124,9 +124,7 @@ class Scorer:
             **_facts(item, findings),
             **_statement(item, thing, prediction, findings, self.names),
             **_pointing(item, prediction, truth_HW, self.names),
-            "looks_as_named": None
-            if prediction.name_share is None or not thing.mask.any()
-            else not is_other_look(prediction.name_share),
+            "looks_as_named": _looks_as_named(prediction, thing),
         }
         if self.protocol and truth_HW.any():
             scores = protocol_scores(prediction.soft_HW, truth_HW)
@@ -215,9 +213,15 @@ def _pointing(item: Item, prediction: Prediction, truth_HW: np.ndarray, names: I
     return judged
 
 
+def _looks_as_named(prediction: Prediction, thing: AnswerObject) -> bool | None:
+    if prediction.name_share is None or not thing.mask.any():
+        return None
+    return prediction.name_share >= LEAST_SHARE
+
+
 def prediction_of(raw: RawAnswers, batch: Mapping[str, Any], row: int) -> Prediction:
     """One row of a batch of answers, ready to be stored or scored."""
-    share = None if raw.name_share is None else float(raw.name_share[row])
+    share = None if raw.name_shares is None else float(raw.name_shares[row])
     return Prediction(
         key=batch["key"][row],
         question=batch["question"][row],

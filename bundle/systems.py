@@ -74,7 +74,8 @@ def load_asker(
     predictor = Predictor.load(folder, device=str(device), mode=mode)
     if feature_cache is not None:
         keep_maps(predictor.network.encoder, feature_cache)
-    return Asker(predictor.network, predictor.preprocessing, predictor.text, AskInferer(predictor.text, words=words))
+    inferer = AskInferer(predictor.text, words=words, names=predictor.info.get("targets", ()))
+    return Asker(predictor.network, predictor.preprocessing, predictor.text, inferer)
 
 
 def external_record(name: str, answers_csv: str) -> dict[str, Any]:

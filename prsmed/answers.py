@@ -22,10 +22,9 @@ from prsmed.models.language import ReadPrefix
 from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.samples import findings_of
-from prsmed.text.classes import load_classes
 from prsmed.text.encode import TextEncoder, word_ids
 from prsmed.text.findings import components, default_min_area_px
-from prsmed.text.naming import first_named
+from prsmed.text.naming import first_named, named_alone
 from prsmed.text.parse import parse_position, stated_count, zones_match
 from prsmed.text.patient import SIDE_UNANSWERABLE, on_side, side_asked
 from prsmed.text.templates import described_findings
@@ -33,8 +32,7 @@ from prsmed.types import LATERALITIES, AnswerObject, Finding
 
 MAX_NEW_TOKENS = 64
 LEAST_SHARE = 0.5
-"""Of what is marked and what looks like the thing that the words name: with less in common they are two things."""
-OTHER_LOOK = "but what is marked looks like something else"
+"""Dice of the coarse masks that are marked and named: with less in common they are two things."""
 
 
 @dataclass
@@ -48,8 +46,7 @@ class RawAnswers:
         boxes_xyxy_norm: (K, 4) what a box decoder says, shares of the picture, NaN where it says nothing is there; None
             from a network without one.
         pointed: bool (K,) whether the words of a model that explains point at something; None where it has no choice.
-        name_share: (K,) how much of what is marked looks like what these words name, 0 to 1; NaN where they name
-            nothing, None from a network that does not know.
+        name_shares: (K,) see `prsmed.models.medisee.Seen`.
         timings_s: seconds for the mask and for the words.
     """
 
@@ -59,16 +56,11 @@ class RawAnswers:
     timings_s: dict[str, float] = field(default_factory=dict)
     boxes_xyxy_norm: torch.Tensor | None = None
     pointed: torch.Tensor | None = None
-    name_share: torch.Tensor | None = None
+    name_shares: torch.Tensor | None = None
 
     def looks_otherwise(self, row: int) -> bool:
-        """Whether what is marked does not look like what the words name."""
-        return self.name_share is not None and is_other_look(float(self.name_share[row]))
-
-
-def is_other_look(name_share: float | None) -> bool:
-    """Whether so little in common (NaN and None: unknown) means that mask and words are about two things."""
-    return name_share is not None and name_share < LEAST_SHARE
+        """Whether what is marked does not look like what the words name; unknown is no."""
+        return self.name_shares is not None and bool(self.name_shares[row] < LEAST_SHARE)
 
 
 @torch.no_grad()
@@ -80,15 +72,17 @@ def answer_batch(
     encoded: Looked | None = None,
     prefix: ReadPrefix | None = None,
     words: bool = True,
+    names: Iterable[str] = (),
 ) -> RawAnswers:
     """Masks, presence and sentences for a batch of questions (`input_ids` without answers), in evaluation mode.
 
     Args:
         encoded, prefix: what `encode_image` and `language.read_prefix` gave for these images.
         words: False leaves the sentences out, which take most of the time.
+        names: of all that an explanation may name.
     """
     if isinstance(network, MediSee):
-        return _see_batch(network, batch, text, encoded=encoded, prefix=prefix, words=words)
+        return _see_batch(network, batch, text, encoded=encoded, prefix=prefix, words=words, names=names)
     started = time.perf_counter()
     output = network(
         batch["image"],
@@ -121,6 +115,7 @@ def _see_batch(
     encoded: Looked | None,
     prefix: ReadPrefix | None,
     words: bool,
+    names: Iterable[str],
 ) -> RawAnswers:
     """As `answer_batch`. A picture that several rows ask about is encoded once.
 
@@ -138,7 +133,7 @@ def _see_batch(
         obj_image=torch.tensor([number_of[name] for name in pictures], device=batch["image"].device),
         end_id=text.end_id,
         max_new_tokens=MAX_NEW_TOKENS if words else 0,
-        name_ids_of=partial(_named_ids, text=text),
+        name_ids_of=partial(_said_ids, names=names, text=text),
         encoded=encoded,
         prefix=prefix,
     )
@@ -146,13 +141,13 @@ def _see_batch(
     presence_prob = mask_prob.flatten(1).amax(dim=1) if seen.presence_logit is None else seen.presence_logit.sigmoid()
     texts = None if seen.ids is None else [text.decode(row).strip() for row in seen.ids]
     timings_s = {"mask and text" if words else "mask": time.perf_counter() - started}
-    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed, seen.name_share)
+    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed, seen.name_shares)
 
 
-def _named_ids(ids_KL: torch.Tensor, *, text: TextEncoder) -> torch.Tensor:
-    """The words (K, W) of what each answer names first, of all that the table of classes knows; negative: nothing."""
-    names = [first_named(text.decode(row), load_classes().forms) for row in ids_KL]
-    return word_ids([name or "" for name in names], text.tokenizer).to(ids_KL.device)
+def _said_ids(ids_KL: torch.Tensor, *, names: Iterable[str], text: TextEncoder) -> torch.Tensor:
+    """The words (K, W) of what each answer names, negative where it names nothing or several things."""
+    said = [named_alone(text.decode(row), names) or "" for row in ids_KL]
+    return word_ids(said, text.tokenizer).to(ids_KL.device)
 
 
 def detected_box(raw: RawAnswers, row: int, hw_px: tuple[int, int]) -> tuple[float, float, float, float] | None:
@@ -276,8 +271,8 @@ def contradictions_of(
         elif overruled and parsed.kind != "none":
             found.append("the model's sentence points at something, but nothing in the image looks like it")
         elif looks_otherwise and thing.mask.any():
-            named = first_named(model_text, names)
-            found.append(f"the model's sentence names {f'the {named}' if named else 'something'}, {OTHER_LOOK}")
+            name = named_alone(model_text, names)
+            found.append(f"the model's sentence names the {name}, the mask looks like something else")
         return found
     if parsed.kind == "unreadable":
         found.append("the model's sentence states no position that can be checked")

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from prsmed.answers import (
-    OTHER_LOOK,
     RawAnswers,
     answer_batch,
     box_contradictions,
@@ -117,12 +116,15 @@ class Session:
                 region_share=model.thresholds.get("region", 0.0),
             )
             warnings = [*warnings, *notes]
-        return self.state(question, raw, thing, target=target, warnings=warnings, side=side, elsewhere=elsewhere)
+        return self.state(
+            question, raw, thing, target=target, kind=kind, warnings=warnings, side=side, elsewhere=elsewhere
+        )
 
     def raw(self, question: str) -> RawAnswers:
         """What the network draws and says, before any decision."""
         batch = {**self.model.questions(question, 1), "image": self._image_BCHW, "geometry": [self.geometry]}
-        return answer_batch(self.model.network, batch, self.model.text, encoded=self._encoded, prefix=self._prefix)
+        known, maps, prefix = self.model.info.get("targets", ()), self._encoded, self._prefix
+        return answer_batch(self.model.network, batch, self.model.text, encoded=maps, prefix=prefix, names=known)
 
     def state(
         self,
@@ -131,6 +133,7 @@ class Session:
         thing: AnswerObject,
         *,
         target: str,
+        kind: str,
         warnings: Sequence[str],
         contradictions: Sequence[str] = (),
         side: str | None = None,
@@ -189,13 +192,21 @@ class Session:
             model=self.model.model_record(),
             key_slice=self.position,
             warnings=[*self.source.notes, *modality.warnings, *warnings, *self.model.cautions(modality.name, target)],
+            target=target,
+            kind=kind,
         )
 
     def name_target(self, question: str, raw: RawAnswers) -> tuple[str, str, list[str]]:
         """As `LoadedModel.name_target`; words that the network itself denies name nothing."""
         assert raw.texts is not None
-        is_denied = self._denies_words(raw) or raw.looks_otherwise(0)
-        return self.model.name_target(question, "" if is_denied else raw.texts[0])
+        if self._denies_words(raw):
+            return self.model.name_target(question)
+        if raw.looks_otherwise(0):  # nor does the question: it may name what lies beside
+            warnings = ["what is marked has no name: it does not look like what the model's sentence names"]
+            if side_asked(question):
+                warnings.append("the side that was asked about was not applied")
+            return UNNAMED, "lesion", warnings
+        return self.model.name_target(question, raw.texts[0])
 
     def _denies_words(self, raw: RawAnswers) -> bool:
         """Whether the words point at something and the network all the same says that it is not there."""
@@ -212,22 +223,14 @@ class Session:
         files = {}
         if dicom:
             require_dicom(self.source)
-            target, kind, _ = self.model.name_target(answer.question, _said(answer))
-            side = self.model.side_asked(answer.question, target)
+            side = self.model.side_asked(answer.question, answer.target)
             mask = self.geometry.mask_to_source(answer.objects[0].mask)
-            files = write_dicom(folder, answer, mask, self.source, target=target, kind=kind, side=side)
+            files = write_dicom(folder, answer, mask, self.source, target=answer.target, kind=answer.kind, side=side)
         write_answer(folder, answer, self.picture, files=files)
 
 
 def _no(target: str) -> str:
     return f"No {target} {'are' if is_plural(target) else 'is'}"
-
-
-def _said(answer: Answer) -> str:
-    """The model's sentence, as far as it may name the target: not where the network itself has denied it."""
-    is_denied = answer.text_source == "rule" and not answer.objects[0].present
-    is_denied = is_denied or any(OTHER_LOOK in said for said in answer.contradictions)
-    return "" if is_denied else answer.model_text
 
 
 def shown_picture(canonical_CHW: torch.Tensor, geometry: Geometry) -> np.ndarray:
@@ -300,6 +303,7 @@ class VolumeSession:
             key.raw(question),
             thing,
             target=target,
+            kind=kind,
             warnings=warnings,
             contradictions=contradictions,
             side=side,
@@ -407,9 +411,9 @@ class VolumeSession:
         files: dict[str, str] = {}
         if dicom:  # first: it may be refused, and then nothing else is to lie in the folder
             require_dicom(self.source)
-            target, kind, _ = self.model.name_target(answer.question, _said(answer))
-            side = self.model.side_asked(answer.question, target)
-            files |= write_dicom(folder, answer, answer.mask_ijk, self.source, target=target, kind=kind, side=side)
+            named = {"target": answer.target, "kind": answer.kind}
+            side = self.model.side_asked(answer.question, answer.target)
+            files |= write_dicom(folder, answer, answer.mask_ijk, self.source, **named, side=side)
         files |= write_volume(folder, answer.mask_ijk, self.source, slices=self._sheet(answer))
         assert answer.key_slice is not None
         write_answer(folder, answer, shown_picture(*self.prepared.slice(answer.key_slice)), files=files)

@@ -220,12 +220,16 @@ class AnswerObject:
         }
 
 
+_OUTSIDE_JSON = ("objects", "target", "kind")
+
+
 @dataclass
 class Answer:
     """The answer to one question (schema_version 1).
 
     `model_text` is the language model's own greedy sentence, never rewritten. `rule_text` is made from the mask's
-    findings. `text` is the one of the two that is shown, named by `text_source` ("model" or "rule").
+    findings. `text` is the one of the two that is shown, named by `text_source` ("model" or "rule"). `target` and
+    `kind` say what the mask is taken for.
     """
 
     question: str
@@ -242,10 +246,12 @@ class Answer:
     key_slice: SliceRef | None = None
     volume_statistics: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+    target: str = ""
+    kind: str = "lesion"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for answer.json; masks are written beside it as images."""
-        record = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "objects"}
+        record = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _OUTSIDE_JSON}
         record["key_slice"] = asdict(self.key_slice) if self.key_slice else None
         record["objects"] = [item.to_json() for item in self.objects]
         return {"schema_version": SCHEMA_VERSION, **record, "notice": NOT_A_MEDICAL_DEVICE}

@@ -37,7 +37,8 @@ class Prediction:
         model_text: its sentence, or None for a system without sentences.
         box_xyxy_px: what its box decoder says, continuous; () where that says nothing is there, None for a system
             without one.
-        name_share: how much of what is marked looks like what the sentence names, 0 to 1; None where it is not known.
+        name_share: how much the coarse mask has in common with the one of what the sentence names, 0 to 1; None where
+            it is not known.
     """
 
     key: str

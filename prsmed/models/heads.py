@@ -10,15 +10,15 @@ from torch import nn
 
 from prsmed.geometry import Frame, in_image
 from prsmed.models.box_head import BoxHead
-from prsmed.models.coarse_mask import CoarseMask, box_around, peaks_of
+from prsmed.models.coarse_mask import CoarseMask, box_around, common_share, peaks_of
 from prsmed.models.routers import CandidateRouter
 
 
 @dataclass
 class Pointed:
     """What the heads make of K objects' candidates; names as in `MediSeeOutput`, `text_embeds` (K, 1, width),
-    `queries`, `coarse_logits` (K, h, w), `coarse_peaks` (K,) and `coarse_embeds` (K, width, h, w) of the coarse mask
-    on the map."""
+    `queries`, `coarse_logits` (K, h, w), `coarse_peaks`, `name_shares` (K,) and `coarse_embeds` (K, width, h, w) of the
+    coarse mask on the map."""
 
     seg_states: torch.Tensor
     seg_weights: torch.Tensor
@@ -26,6 +26,7 @@ class Pointed:
     queries: torch.Tensor | None
     coarse_logits: torch.Tensor | None
     coarse_peaks: torch.Tensor | None
+    name_shares: torch.Tensor | None
     coarse_embeds: torch.Tensor | None
     boxes_cxcywh: torch.Tensor | None
     box_weights: torch.Tensor | None
@@ -69,9 +70,12 @@ class Heads(nn.Module):
         obj_image: torch.Tensor,
         frame: Frame,
         canonical_hw_px: Sequence[tuple[int, int]],
+        words_KD: torch.Tensor | None = None,
     ) -> Pointed:
+        """Where candidates (K, n, D) point; `words_KD`: mean embeddings of what the answers name, NaN for nothing."""
         seg_states, seg_weights = self.seg_router(candidates_KND)
         queries = coarse_logits = peaks = coarse_embeds = first_cxcywh = boxes_cxcywh = box_weights = None
+        shares = None
         if self.coarse is not None and cells is not None:
             queries = self.coarse.query(seg_states)
             coarse_logits = self.coarse(queries, cells, obj_image)
@@ -79,6 +83,9 @@ class Heads(nn.Module):
             inside_KM = in_image(centers_KM2)
             peaks, coarse_embeds = peaks_of(coarse_logits, inside_KM), self.coarse.embed(coarse_logits, inside_KM)
             first_cxcywh = box_around(coarse_logits, centers_KM2, inside_KM)
+            if words_KD is not None:
+                named_logits = self.coarse(self.coarse.named(words_KD), cells, obj_image)
+                shares = common_share(coarse_logits, named_logits, inside_KM)
         if self.box_head is not None and self.box_router is not None:
             box_states, box_weights = self.box_router(candidates_KND)
             boxes_cxcywh = self.box_head(box_states, first_cxcywh)
@@ -90,6 +97,7 @@ class Heads(nn.Module):
             queries,
             coarse_logits,
             peaks,
+            shares,
             coarse_embeds,
             boxes_cxcywh,
             box_weights,

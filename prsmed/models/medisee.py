@@ -16,7 +16,7 @@ from transformers import Cache
 from transformers.utils import ModelOutput
 
 from prsmed.geometry import cxcywh_to_xyxy, in_image
-from prsmed.models.coarse_mask import common_share, peaks_of
+from prsmed.models.coarse_mask import peaks_of
 from prsmed.models.encoders import EncodedImage, Looked, SegmentationEncoder
 from prsmed.models.heads import Heads
 from prsmed.models.language import LanguageBackbone, ReadPrefix
@@ -45,6 +45,8 @@ class MediSeeOutput(ModelOutput):
         named_logits: the same of what the targets' names ask for; None without names.
         coarse_peaks, absent_peaks: the surest cells' logits of coarse masks, (K,) of the questions and (A,) of the
             names of what is not there.
+        name_shares: (K,) what a question's coarse mask and the one of what its answer names have in common, the Dice of
+            their probabilities; NaN where it names nothing, None where nobody knows.
         queries, names: (K, E) of questions and of names, which these masks answer.
         seg_weights, box_weights: (K, n), how loud each candidate was.
         seg_states: (K, D), what the mask decoder was prompted with, before its projection.
@@ -59,6 +61,7 @@ class MediSeeOutput(ModelOutput):
     named_logits: torch.Tensor | None = None
     coarse_peaks: torch.Tensor | None = None
     absent_peaks: torch.Tensor | None = None
+    name_shares: torch.Tensor | None = None
     queries: torch.Tensor | None = None
     names: torch.Tensor | None = None
     seg_weights: torch.Tensor | None = None
@@ -81,8 +84,8 @@ class Seen:
             it has no choice.
         ids: (K, L) the answer after the candidates; None where no words were asked for.
         pointed: (K,) whether the words did; None in `forced` mode.
-        name_share: (K,) how much the coarse mask has in common with the one of what the words name, 0 to 1; NaN where
-            they name nothing or point at nothing. None without words or a coarse mask.
+        name_shares: (K,) as in `MediSeeOutput`; NaN also where the words point at nothing. None without words or a
+            coarse mask.
     """
 
     mask_logits: torch.Tensor
@@ -90,7 +93,7 @@ class Seen:
     presence_logit: torch.Tensor | None
     ids: torch.Tensor | None
     pointed: torch.Tensor | None
-    name_share: torch.Tensor | None
+    name_shares: torch.Tensor | None
 
 
 class MediSee(nn.Module):
@@ -249,14 +252,19 @@ class MediSee(nn.Module):
         obj_image: torch.Tensor,
         canonical_hw_px: Sequence[tuple[int, int]],
         common_hw_px: tuple[int, int],
+        said_ids: torch.Tensor | None = None,
     ) -> MediSeeOutput:
         """From the candidates' states to boxes, in float32 throughout, and masks, in the precision of the day.
 
         A box in bf16 would be wrong by up to two of 1024 pixels; a mask's outline hardly moves, in half the time.
+
+        Args:
+            said_ids: (K, W) the words of what each answer names, negative where there are none.
         """
         with full_precision(candidates_KND):
             features, frame, boxes_px = looked.maps.features.float(), self.encoder.frame, None
-            pointed = self.heads(candidates_KND.float(), looked.cells, obj_image, frame, canonical_hw_px)
+            words_KD = None if said_ids is None else self.language.embed_words(said_ids)
+            pointed = self.heads(candidates_KND.float(), looked.cells, obj_image, frame, canonical_hw_px, words_KD)
             if self.box_prompt:
                 sides_px = frame.content_xyxy_px(canonical_hw_px).to(candidates_KND.device)
                 boxes_px = cxcywh_to_xyxy(pointed.boxes_cxcywh) * sides_px[obj_image]
@@ -268,6 +276,7 @@ class MediSee(nn.Module):
             seg_states=pointed.seg_states,
             queries=pointed.queries,
             coarse_peaks=pointed.coarse_peaks,
+            name_shares=pointed.name_shares,
         )
         if self.heads.coarse is not None and pointed.coarse_logits is not None:
             output.coarse_logits = frame.leave(pointed.coarse_logits[:, None], hw_px, common_hw_px)
@@ -326,37 +335,23 @@ class MediSee(nn.Module):
         hw_px, objects = _hw_px(image_BCHW), len(input_ids)
         mask_logits = torch.full((objects, 1, *hw_px), -torch.inf, device=input_ids.device)
         boxes = torch.full((objects, 4), torch.nan, device=input_ids.device)
-        share_K = None if ids is None or looked.cells is None else torch.full_like(boxes[:, 0], torch.nan)
+        shares_K = None if ids is None or looked.cells is None else torch.full_like(boxes[:, 0], torch.nan)
         if found_K.any():
-            output = self.point(looked, states_KND[found_K], obj_image[found_K], canonical_hw_px, hw_px)
+            said_ids = None if shares_K is None or ids is None else name_ids_of(ids[found_K])
+            output = self.point(looked, states_KND[found_K], obj_image[found_K], canonical_hw_px, hw_px, said_ids)
             if presence_logit is not None and output.coarse_peaks is not None:
                 presence_logit[found_K] = presence_logit[found_K].minimum(output.coarse_peaks)
             shown_K = torch.ones_like(found_K) if presence_logit is None else presence_logit >= 0
             of_found_K = shown_K[found_K]
             assert output.mask_logits is not None
-            if share_K is not None and ids is not None:
-                names = name_ids_of(ids[found_K])
-                share_K[found_K] = self._name_share(output, names, looked, obj_image[found_K], canonical_hw_px)
+            if shares_K is not None and output.name_shares is not None:
+                shares_K[found_K] = output.name_shares
             mask_logits[found_K & shown_K] = output.mask_logits[of_found_K]
             if output.boxes_cxcywh is not None:
                 boxes[found_K & shown_K] = cxcywh_to_xyxy(output.boxes_cxcywh)[of_found_K]
         pointed = None if presence_logit is None else found_K
         boxes_xyxy_norm = boxes if self.heads.box_head is not None else None
-        return Seen(mask_logits, boxes_xyxy_norm, presence_logit, ids, pointed, share_K)
-
-    def _name_share(
-        self,
-        output: MediSeeOutput,
-        name_ids: torch.Tensor,
-        looked: Looked,
-        obj_image: torch.Tensor,
-        canonical_hw_px: Sequence[tuple[int, int]],
-    ) -> torch.Tensor:
-        assert self.heads.coarse is not None and looked.cells is not None and output.queries is not None
-        _, named_KHW = self._named(name_ids, looked.cells, obj_image)
-        asked_KHW = self.heads.coarse(output.queries, looked.cells, obj_image)
-        centers_BM2 = self.encoder.frame.patch_centers_norm(looked.cells.shape[-1], canonical_hw_px)
-        return common_share(asked_KHW, named_KHW, in_image(centers_BM2).to(obj_image.device)[obj_image])
+        return Seen(mask_logits, boxes_xyxy_norm, presence_logit, ids, pointed, shares_K)
 
     def _forced(
         self, rest_ids: torch.Tensor, cache: Cache, mask: torch.Tensor, end_id: int, max_new_tokens: int

@@ -75,7 +75,7 @@ neck may learn while the maps before them are kept."""
 _SMALL_VARIANTS: dict[str, dict[str, Any]] = {
     "_64_tokens": {"token_grid_px": 8},
     "_map_32": {"fusion": {"fusion_map_px": 32}},
-    "_skip": {"encoder": {"base": "lite_medsam", "skip_stages": (1,)}},
+    "_skip": {"encoder": {"skip_stages": (1,)}},
 }
 """Choices of `small` that were tried otherwise: image tokens a side, the map on which image and words meet, and the
 encoder's second stage, at stride 2, as a skip connection to the decoder."""

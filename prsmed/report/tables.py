@@ -55,8 +55,8 @@ QUERIES: Columns = (
     ("Decoder's Acc@0.5", "decoder_acc_at_0.5"),
     ("Names the target", "names_target"),
     ("Looks as named", "looks_as_named"),
-    ("Dice of these", "dice_as_named"),
-    ("Dice of the others", "dice_not_as_named"),
+    ("Dice, looks as named", "dice_as_named"),
+    ("Dice, does not", "dice_not_as_named"),
 )
 NEGATIVES: Columns = (
     ("n without", "n"),

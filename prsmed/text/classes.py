@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,6 @@ class ClassTable:
         key = _normal(name)
         side, _, unsided = key.partition(" ")
         return self.by_name.get(key) or (self.by_name.get(unsided) if side in LATERALITIES else None)
-
-    @cached_property
-    def forms(self) -> tuple[str, ...]:
-        """Every name and alias, alone and with a side."""
-        named = [form for entry in self.entries.values() for form in (entry.name, *entry.aliases)]
-        return tuple(f"{side} {form}".strip() for side in ("", *LATERALITIES) for form in named)
 
 
 def gives_away(text: str, words: Iterable[str]) -> bool:

@@ -38,3 +38,16 @@ def first_named(sentence: str, names: Iterable[str]) -> str | None:
     either = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
     found = re.search(rf"\b(?:{either})\b", sentence.casefold())
     return known[found[0]] if found else None
+
+
+def named_alone(explanation: str, names: Iterable[str]) -> str | None:
+    """The one known name in an explanation's first clause, or None where there is none or another one beside it.
+
+    "This is the left kidney: it lies beside the aorta" names the left kidney; of "This is the liver and the spleen" a
+    mask shows more than either.
+    """
+    known = list(names)
+    clause = re.split(r"[:;,.]", explanation, maxsplit=1)[0].casefold()
+    name = first_named(clause, known)
+    rest = clause.replace(name.casefold(), "", 1) if name else clause
+    return name if first_named(rest, known) is None else None

@@ -11,13 +11,15 @@ from PIL import Image
 
 import prsmed.sessions
 from bundle.scoring import ScoreHandler, prediction_of
-from prsmed.answers import OTHER_LOOK, RawAnswers, answer_batch, detected_box
+from prsmed.answers import RawAnswers, answer_batch, detected_box
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import RequestError
+from prsmed.geometry import in_image
+from prsmed.models.coarse_mask import common_share
 from prsmed.predictor import Predictor, shipped_model
 from prsmed.query_samples import query_items
 from prsmed.samples import add_text, collate, load_item
-from prsmed.sessions import _said
+from prsmed.text.encode import word_ids
 from prsmed.types import SliceRef
 from prsmed.volumes import VolumeOptions
 from tests.unit.queries_set import write_query_set
@@ -96,33 +98,49 @@ def test_the_answer_says_how_far_the_mask_looks_like_what_its_words_name(predict
     def shares(sentence: str) -> float:
         _says(predictor, sentence, points=True)
         raw = session.raw(QUESTION)
-        assert raw.name_share is not None
-        return float(raw.name_share[0])
+        assert raw.name_shares is not None
+        return float(raw.name_shares[0])
 
-    liver, kidney = shares("This is the liver: it lies beside the left kidney."), shares("This is the left kidney.")
-    assert 0 <= liver <= 1 and 0 <= kidney <= 1 and liver != kidney
-    assert shares("This is the liver.") == pytest.approx(liver, abs=1e-5), "the first name counts"
-    assert np.isnan(shares("This is it."))
+    network, looked = predictor.network, session._encoded
+    liver = shares("This is the liver: it lies beside the inferior vena cava.")
+    assert 0 < liver < 1 and shares("This is the liver.") == pytest.approx(liver, abs=1e-5), "the first clause counts"
+    with torch.no_grad():
+        words = network.language.embed_words(word_ids([*predictor.info["targets"]], predictor.text.tokenizer))
+        of_liver, of_vein = network.heads.coarse.named(words).split(1)
+        network.heads.coarse.query.forward = lambda states: of_liver
+        masks = [network.heads.coarse(query, looked.cells, torch.tensor([0])) for query in (of_liver, of_vein)]
+    assert shares("This is the liver.") == pytest.approx(1, abs=1e-4)
+    side = looked.cells.shape[-1]
+    inside = in_image(network.encoder.frame.patch_centers_norm(side, [session.geometry.canonical_hw_px]))
+    expected = float(common_share(*masks, inside))
+    assert shares("This is the inferior vena cava.") == pytest.approx(expected, abs=1e-4) and expected < 0.999
+    for other in ("This is it.", "This is the spleen.", "This is the liver and the inferior vena cava."):
+        assert np.isnan(shares(other)), "no target, an unknown one, two"
 
 
-def test_words_for_another_thing_than_what_is_marked_name_nothing(predictor, picture, monkeypatch):
-    def asked(share: float, question: str = QUESTION):
+@pytest.mark.parametrize("question", [QUESTION, "Show me the liver.", "Which organ lies left of the liver?"])
+def test_a_mask_that_looks_like_another_thing_has_no_name(predictor, picture, monkeypatch, question):
+    def asked(share: float, sentence: str = "This is the liver: it makes bile."):
         mask = torch.zeros(1, 1, 40, 64)
         mask[..., 5:15, 5:15] = 1
-        named = {"pointed": torch.tensor([True]), "name_share": torch.tensor([share])}
-        raw = RawAnswers(mask, torch.tensor([0.9]), ["This is the liver: it makes bile."], **named)
+        named = {"pointed": torch.tensor([True]), "name_shares": torch.tensor([share])}
+        raw = RawAnswers(mask, torch.tensor([0.9]), [sentence], **named)
         monkeypatch.setattr(prsmed.sessions, "answer_batch", lambda *_, **__: raw)
         return predictor.open(picture, modality="ct").ask(question)
 
     other = asked(0.4)
-    assert other.contradictions == [f"the model's sentence names the liver, {OTHER_LOOK}"]
-    assert other.text_source == "rule" and _said(other) == ""
-    assert "liver" not in other.text and other.objects[0].mask.any()
-    assert any("names none of the targets" in warning for warning in other.warnings)
-    assert "liver" in asked(0.4, "Show me the liver.").text, "the question's own name stays"
+    assert other.contradictions == ["the model's sentence names the liver, the mask looks like something else"]
+    assert other.text_source == "rule" and "liver" not in other.text and other.objects[0].mask.any()
+    assert (other.target, other.kind) == ("finding", "lesion")
+    assert "what is marked has no name: it does not look like what the model's sentence names" in other.warnings
+    denied = asked(0.4, "No liver is visible in this image.")
+    assert denied.target == "finding" and "liver" not in denied.text and len(denied.contradictions) == 1
     for alike in (0.6, float("nan")):
         same = asked(alike)
-        assert not same.contradictions and same.text == _said(same) == "This is the liver: it makes bile."
+        assert not same.contradictions and same.text == "This is the liver: it makes bile." and same.target == "liver"
+    side = "the side that was asked about was not applied"
+    question = "Which organ on the patient's right makes bile?"
+    assert side in asked(0.4).warnings and side not in other.warnings
 
 
 def test_a_refusal_has_no_mask_and_no_box(predictor, picture):
@@ -226,6 +244,34 @@ def test_a_volume_s_target_is_what_the_answer_names(predictor, tmp_path, monkeyp
     assert "liver" in asked.rule_text and not any("names none" in line for line in asked.warnings)
 
 
+@pytest.mark.parametrize("is_volume", [True, False])
+def test_files_name_a_mask_as_its_answer_does(predictor, tmp_path, monkeypatch, is_volume):
+    named_in_files = []
+
+    def write_dicom(folder, answer, mask, source, *, target, kind, side):
+        named_in_files.append((target, kind))
+        return {}
+
+    monkeypatch.setattr(prsmed.sessions, "write_dicom", write_dicom)
+    monkeypatch.setattr(prsmed.sessions, "require_dicom", lambda source: None)
+    path = _write_volume(tmp_path / "ct.nii", bright=[np.s_[3:9, 4:10, 1:3]])
+    session = predictor.open(path, modality="ct", position=None if is_volume else SliceRef("axial", 1))
+    for share, expected in ((0.4, ("finding", "lesion")), (0.6, ("liver", "organ"))):
+
+        def answer(network, batch, text, *, words=True, share=share, **_):
+            prob = (batch["image"][:, :1] > 0.5).float()
+            said = ["This is the liver."] * len(prob) if words else None
+            shares = torch.full((len(prob),), share) if words else None
+            return RawAnswers(prob, prob.amax(dim=(1, 2, 3)), said, name_shares=shares)
+
+        monkeypatch.setattr(prsmed.sessions, "answer_batch", answer)
+        asked = session.ask("Which organ lies left of the inferior vena cava?")
+        session.write(tmp_path / "out", asked, dicom=True)
+        assert named_in_files.pop() == (asked.target, asked.kind) == expected
+        assert bool(asked.contradictions) == (share < 0.5) and ("liver" in asked.text) == (share > 0.5)
+        assert "target" not in asked.to_json()
+
+
 def test_words_that_a_volume_denies_name_nothing(predictor, tmp_path, monkeypatch):
     def answer(network, batch, text, *, words=True, **_):
         prob = torch.zeros_like(batch["image"][:, :1])
@@ -285,8 +331,8 @@ def test_pictures_of_a_batch_are_encoded_once_and_scored(predictor, preprocessin
         detected_box(single, 0, alone["geometry"][0].slice_hw_px), abs=0.05
     )
     raw.texts = ["This is the liver."] * len(items)
-    raw.name_share = torch.full((len(items),), torch.nan)
-    raw.name_share[[1, 4]] = torch.tensor([0.49, 0.51])
+    raw.name_shares = torch.full((len(items),), torch.nan)
+    raw.name_shares[[1, 4]] = torch.tensor([0.49, 0.51])
     handler = ScoreHandler(items, manifest=manifest, thresholds={"mask": 0.5, "presence": 0.5}, zone_rule="posmed")
     for row, _ in enumerate(items):
         handler.scorer.add(row, prediction_of(raw, batch, row))

@@ -37,9 +37,7 @@ def bright(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """Instead of the network: what is bright is drawn. Returns the (batch size, words) of every call."""
     calls = []
 
-    def answer(
-        network: Any, batch: Any, text: Any, *, encoded: Any = None, prefix: Any = None, words: bool = True
-    ) -> RawAnswers:
+    def answer(network: Any, batch: Any, text: Any, *, words: bool = True, **_: Any) -> RawAnswers:
         prob = (batch["image"][:, :1] > 0.5).float()
         calls.append((len(prob), words))
         assert len(batch["input_ids"]) == len(prob)

@@ -144,12 +144,12 @@ def test_what_lights_up_no_cell_is_not_shown(text, image):
     torch.testing.assert_close(seen.mask_logits[shown], drawn.mask_logits[shown])
     assert seen.mask_logits[~shown].isneginf().all() and seen.boxes_xyxy_norm[~shown].isnan().all()
     assert seen.boxes_xyxy_norm[shown].isfinite().all()
-    assert seen.name_share.isnan().tolist() == [True, False, False, True], "no object, two names, none"
-    assert (seen.name_share[1:3] > 0).all() and (seen.name_share[1:3] < 1).all()
+    assert seen.name_shares.isnan().tolist() == [True, False, False, True], "no object, two names, none"
+    assert (seen.name_shares[1:3] > 0).all() and (seen.name_shares[1:3] < 1).all()
     network.mode = "forced"
     forced = network.ask(image, HW, ids, torch.ones_like(ids), **ask, max_new_tokens=0)
     assert forced.presence_logit is None and forced.pointed is None and forced.mask_logits.isfinite().all()
-    assert forced.name_share is None, "no words, no name"
+    assert forced.name_shares is None, "no words, no name"
 
 
 def test_states_are_standardised_by_the_batch_and_one_alone_by_what_was_seen():
