@@ -11,6 +11,7 @@ from pydicom.sr._concepts_dict import concepts
 from prsmed.data.codes import CODES_PATH, Code, TargetCodes, read_codes
 from prsmed.data.phantoms.folder import TARGET_NAMES
 from prsmed.errors import DataError
+from prsmed.loaded import UNNAMED
 
 TABLE = read_codes()
 ENTRIES = {**TABLE.targets, **TABLE.fallback}
@@ -60,6 +61,8 @@ def test_spelling_does_not_matter_and_the_unknown_falls_back() -> None:
     assert TABLE.of("brain  tumor", "lesion") is TABLE.of("brain tumour", "lesion")
     unknown = TABLE.of("hepatic abscess", "lesion")
     assert unknown.type.meaning == "Lesion" and unknown.region is None and unknown.note
+    unnamed = TABLE.of(UNNAMED, "lesion")
+    assert unnamed.category.meaning == unnamed.type.meaning == "Tissue" and unnamed.note
 
 
 def test_a_general_code_for_a_special_name_says_why() -> None:
