@@ -251,7 +251,6 @@ def contradictions_of(
     names: Iterable[str] = (),
     states_position: bool = True,
     overruled: bool = False,
-    looks_otherwise: bool = False,
 ) -> list[str]:
     """Where the sentence, the mask and the presence decision disagree, in plain English.
 
@@ -259,7 +258,6 @@ def contradictions_of(
         names: of all that the sentence may be about.
         states_position: False for an explanation (MediSee), which need not say where the thing is.
         overruled: whether this explanation points at something that the network then found to be nowhere.
-        looks_otherwise: whether what is marked does not look like what this explanation names.
     """
     parsed = parse_position(model_text, target=target)
     found = []
@@ -270,9 +268,8 @@ def contradictions_of(
             found.append("the model's sentence says that nothing is visible, but the mask is not empty")
         elif overruled and parsed.kind != "none":
             found.append("the model's sentence points at something, but nothing in the image looks like it")
-        elif looks_otherwise and thing.mask.any():
-            name = named_alone(model_text, names)
-            found.append(f"the model's sentence names the {name}, the mask looks like something else")
+        elif (named := first_named(model_text, names)) not in (None, target) and thing.mask.any():
+            found.append(f"the model's sentence names the {named}, the mask looks like something else")
         return found
     if parsed.kind == "unreadable":
         found.append("the model's sentence states no position that can be checked")

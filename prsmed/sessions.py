@@ -168,7 +168,6 @@ class Session:
                 names=self.model.info.get("targets", {}),
                 states_position=not explains,
                 overruled=overruled,
-                looks_otherwise=raw.looks_otherwise(0),
             ),
             *side_contradictions(thing, target),
         ]

@@ -32,22 +32,21 @@ def first_named(sentence: str, names: Iterable[str]) -> str | None:
 
     "This is the left kidney: it lies beside the aorta" is about the left kidney.
     """
-    known = {form: name for name in names for form in (plural(name.casefold()), name.casefold())}
-    if not known:
-        return None
-    either = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
-    found = re.search(rf"\b(?:{either})\b", sentence.casefold())
-    return known[found[0]] if found else None
+    return next(iter(_named(sentence, names)), None)
 
 
 def named_alone(explanation: str, names: Iterable[str]) -> str | None:
     """The one known name in an explanation's first clause, or None where there is none or another one beside it.
 
-    "This is the left kidney: it lies beside the aorta" names the left kidney; of "This is the liver and the spleen" a
-    mask shows more than either.
+    Of "This is the liver and the spleen: ..." a mask shows more than either.
     """
-    known = list(names)
-    clause = re.split(r"[:;,.]", explanation, maxsplit=1)[0].casefold()
-    name = first_named(clause, known)
-    rest = clause.replace(name.casefold(), "", 1) if name else clause
-    return name if first_named(rest, known) is None else None
+    named = set(_named(re.split(r"[:;,.]", explanation, maxsplit=1)[0], names))
+    return named.pop() if len(named) == 1 else None
+
+
+def _named(sentence: str, names: Iterable[str]) -> list[str]:
+    known = {form: name for name in names for form in (plural(name.casefold()), name.casefold())}
+    if not known:
+        return []
+    either = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
+    return [known[form] for form in re.findall(rf"\b(?:{either})\b", sentence.casefold())]

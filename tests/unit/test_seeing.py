@@ -272,6 +272,25 @@ def test_files_name_a_mask_as_its_answer_does(predictor, tmp_path, monkeypatch, 
         assert "target" not in asked.to_json()
 
 
+def test_a_volume_without_a_name_is_not_named_by_a_slice_that_agrees(predictor, tmp_path, monkeypatch):
+    """The slice with most mask decides that it has no name; the largest region is largest in another one."""
+    parts = [np.s_[3:9, 4:12, 1:4], np.s_[20:24, 4:8, 3:5]]
+
+    def answer(network, batch, text, *, words=True, **_):
+        prob = (batch["image"][:, :1] > 0.5).float()
+        said = ["This is the liver."] * len(prob) if words else None
+        # of 600 pixels 64 in the slice that shows both, 48 where the larger one lies alone
+        shares = torch.where(prob.mean(dim=(1, 2, 3)) > 56 / 600, 0.4, 0.6) if words else None
+        return RawAnswers(prob, prob.amax(dim=(1, 2, 3)), said, name_shares=shares)
+
+    monkeypatch.setattr(prsmed.sessions, "answer_batch", answer)
+    volume = predictor.open(_write_volume(tmp_path / "ct.nii", bright=parts), modality="ct")
+    asked = volume.ask(QUESTION)
+    assert len(asked.volume_statistics["findings"]) == 2 and asked.target == "finding"
+    assert not volume._slice_session(asked.key_slice.index).raw(QUESTION).looks_otherwise(0), "it agrees"
+    assert asked.text_source == "rule" and "liver" not in asked.text and asked.contradictions
+
+
 def test_words_that_a_volume_denies_name_nothing(predictor, tmp_path, monkeypatch):
     def answer(network, batch, text, *, words=True, **_):
         prob = torch.zeros_like(batch["image"][:, :1])

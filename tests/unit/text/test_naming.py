@@ -33,6 +33,7 @@ def test_without_names_nothing_is_named():
         ("That is the aorta, because the inferior vena cava lies beside it.", "aorta"),
         ("This is the aorta and the inferior vena cava: both carry blood.", None),
         ("These are the left kidney and the kidney beside it.", None),
+        ("These are the aortas, the aorta and its branches.", "aorta"),
         ("This is it: the aorta.", None),
         ("", None),
     ],
