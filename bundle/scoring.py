@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from prsmed.answers import (
-    LEAST_SHARE,
+    LEAST_AGREEMENT,
     RawAnswers,
     contradictions_of,
     decide,
@@ -124,7 +124,7 @@ class Scorer:
             **_facts(item, findings),
             **_statement(item, thing, prediction, findings, self.names),
             **_pointing(item, prediction, truth_HW, self.names),
-            "looks_as_named": _looks_as_named(prediction, thing),
+            "readings_agree": _readings_agree(prediction, thing),
         }
         if self.protocol and truth_HW.any():
             scores = protocol_scores(prediction.soft_HW, truth_HW)
@@ -213,15 +213,15 @@ def _pointing(item: Item, prediction: Prediction, truth_HW: np.ndarray, names: I
     return judged
 
 
-def _looks_as_named(prediction: Prediction, thing: AnswerObject) -> bool | None:
-    if prediction.name_share is None or not thing.mask.any():
+def _readings_agree(prediction: Prediction, thing: AnswerObject) -> bool | None:
+    if prediction.agreement is None or not thing.mask.any():
         return None
-    return prediction.name_share >= LEAST_SHARE
+    return prediction.agreement >= LEAST_AGREEMENT
 
 
 def prediction_of(raw: RawAnswers, batch: Mapping[str, Any], row: int) -> Prediction:
     """One row of a batch of answers, ready to be stored or scored."""
-    share = None if raw.name_shares is None else float(raw.name_shares[row])
+    share = None if raw.agreement is None else float(raw.agreement[row])
     return Prediction(
         key=batch["key"][row],
         question=batch["question"][row],
@@ -232,7 +232,7 @@ def prediction_of(raw: RawAnswers, batch: Mapping[str, Any], row: int) -> Predic
         box_xyxy_px=None
         if raw.boxes_xyxy_norm is None
         else detected_box(raw, row, batch["geometry"][row].slice_hw_px) or (),
-        name_share=None if share is None or math.isnan(share) else round(share, 4),
+        agreement=None if share is None or math.isnan(share) else round(share, 4),
     )
 
 

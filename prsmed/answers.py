@@ -19,20 +19,21 @@ from prsmed.data.predictions import to_soft
 from prsmed.geometry import Geometry, PatientAxes, mask_to_box
 from prsmed.models.encoders import Looked
 from prsmed.models.language import ReadPrefix
-from prsmed.models.medisee import MediSee
+from prsmed.models.medisee import Known, MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.samples import findings_of
 from prsmed.text.encode import TextEncoder, word_ids
 from prsmed.text.findings import components, default_min_area_px
-from prsmed.text.naming import first_named, named_alone
+from prsmed.text.naming import first_named
 from prsmed.text.parse import parse_position, stated_count, zones_match
 from prsmed.text.patient import SIDE_UNANSWERABLE, on_side, side_asked
+from prsmed.text.query_frames import statement_of
 from prsmed.text.templates import described_findings
 from prsmed.types import LATERALITIES, AnswerObject, Finding
 
 MAX_NEW_TOKENS = 64
-LEAST_SHARE = 0.5
-"""Dice of the coarse masks that are marked and named: with less in common they are two things."""
+LEAST_AGREEMENT = 0.5
+"""Dice of the coarse masks that a question asks for by itself and that its answer is about: with less, two things."""
 
 
 @dataclass
@@ -46,7 +47,9 @@ class RawAnswers:
         boxes_xyxy_norm: (K, 4) what a box decoder says, shares of the picture, NaN where it says nothing is there; None
             from a network without one.
         pointed: bool (K,) whether the words of a model that explains point at something; None where it has no choice.
-        name_shares: (K,) see `prsmed.models.medisee.Seen`.
+        named: the known thing that each answer is about, None where that was not decided; None from a network that
+            does not decide it.
+        agreement: (K,) see `prsmed.models.medisee.Seen`.
         timings_s: seconds for the mask and for the words.
     """
 
@@ -56,11 +59,12 @@ class RawAnswers:
     timings_s: dict[str, float] = field(default_factory=dict)
     boxes_xyxy_norm: torch.Tensor | None = None
     pointed: torch.Tensor | None = None
-    name_shares: torch.Tensor | None = None
+    named: list[str | None] | None = None
+    agreement: torch.Tensor | None = None
 
-    def looks_otherwise(self, row: int) -> bool:
-        """Whether what is marked does not look like what the words name; unknown is no."""
-        return self.name_shares is not None and bool(self.name_shares[row] < LEAST_SHARE)
+    def disagrees(self, row: int) -> bool:
+        """Whether a question by itself points at something else than its answer is about; unknown is no."""
+        return self.agreement is not None and bool(self.agreement[row] < LEAST_AGREEMENT)
 
 
 @torch.no_grad()
@@ -133,7 +137,7 @@ def _see_batch(
         obj_image=torch.tensor([number_of[name] for name in pictures], device=batch["image"].device),
         end_id=text.end_id,
         max_new_tokens=MAX_NEW_TOKENS if words else 0,
-        name_ids_of=partial(_said_ids, names=names, text=text),
+        known=_known(names, text, batch["image"].device) if names else None,
         encoded=encoded,
         prefix=prefix,
     )
@@ -141,13 +145,17 @@ def _see_batch(
     presence_prob = mask_prob.flatten(1).amax(dim=1) if seen.presence_logit is None else seen.presence_logit.sigmoid()
     texts = None if seen.ids is None else [text.decode(row).strip() for row in seen.ids]
     timings_s = {"mask and text" if words else "mask": time.perf_counter() - started}
-    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed, seen.name_shares)
+    named = [[*names][number] if number >= 0 else None for number in seen.named.tolist()]
+    return RawAnswers(
+        mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed, named, seen.agreement
+    )
 
 
-def _said_ids(ids_KL: torch.Tensor, *, names: Iterable[str], text: TextEncoder) -> torch.Tensor:
-    """The words (K, W) of what each answer names, negative where it names nothing or several things."""
-    said = [named_alone(text.decode(row), names) or "" for row in ids_KL]
-    return word_ids(said, text.tokenizer).to(ids_KL.device)
+def _known(names: Iterable[str], text: TextEncoder, device: torch.device) -> Known:
+    """What an explanation may be about, in tokens."""
+    begins = [statement_of(name) for name in names]
+    name_ids, statement_ids = word_ids(list(names), text.tokenizer), text.begin_ids(begins)
+    return Known(name_ids.to(device), statement_ids.to(device))
 
 
 def detected_box(raw: RawAnswers, row: int, hw_px: tuple[int, int]) -> tuple[float, float, float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,6 +172,8 @@ class Session:
             ),
             *side_contradictions(thing, target),
         ]
+        if raw.disagrees(0) and thing.mask.any():
+            contradictions.append(f"the question by itself points at something else than the {target}")
         if explains and elsewhere and not thing.findings:
             contradictions.append(f"the model's sentence points at something, but not on the patient's {side}")
         if thing.present:
@@ -200,11 +203,6 @@ class Session:
         assert raw.texts is not None
         if self._denies_words(raw):
             return self.model.name_target(question)
-        if raw.looks_otherwise(0):  # nor does the question: it may name what lies beside
-            warnings = ["what is marked has no name: it does not look like what the model's sentence names"]
-            if side_asked(question):
-                warnings.append("the side that was asked about was not applied")
-            return UNNAMED, "lesion", warnings
         return self.model.name_target(question, raw.texts[0])
 
     def _denies_words(self, raw: RawAnswers) -> bool:
@@ -272,11 +270,12 @@ class VolumeSession:
             RequestError: the question is empty or too long.
         """
         started = time.perf_counter()
-        mask_ijk, presence_prob_S = self._draw(question, progress)
+        mask_ijk, presence_prob_S, notes = self._draw(question, progress)
         components = Components(mask_ijk, self.frame.array_axis)
         kept = large_enough(components.found, self.options, voxel_mm3(self.frame.affine_ijk_to_ras))
         removed = len(components.found) - len(kept)
         target, kind, warnings = self._name_target(question, components, kept, presence_prob_S)
+        warnings = [*notes, *warnings]
         contradictions = [] if kept else self._overruled(presence_prob_S)
         side, elsewhere = self.model.side_asked(question, target), 0
         if side:
@@ -319,15 +318,19 @@ class VolumeSession:
         )
         return VolumeAnswer(**vars(answer), mask_ijk=mask_ijk)
 
-    def _draw(self, question: str, progress: Progress | None) -> tuple[np.ndarray, np.ndarray]:
-        """The mask of every slice in one bool volume, laid out as the image is, and each slice's presence."""
+    def _draw(self, question: str, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """The mask of every slice in one bool volume, laid out as the image is, each slice's presence, and warnings.
+
+        Where the network decides slice by slice what is meant, the volume's answer is about what most was marked of.
+        """
         array, model = self.source.array, self.model
         # a small region may be the only one on the side that is asked about
         thresholds = {**model.thresholds, "region": 0.0} if side_asked(question) else model.thresholds
         # Pages of zeros that are never written take no memory.
         mask_ijk = np.zeros(array.shape, dtype=bool, order="F" if array.flags.f_contiguous else "C")
         presence_prob_S = np.zeros(array.shape[self.frame.array_axis])
-        total = len(presence_prob_S)
+        total, area_px = len(presence_prob_S), Counter[str]()
+        named_S: list[str | None] = []
         for start in range(0, total, self.options.batch_size):
             indices = range(start, min(start + self.options.batch_size, total))
             images, geometries = zip(
@@ -338,16 +341,26 @@ class VolumeSession:
                 "image": torch.stack(images).to(model.device),
                 "geometry": geometries,
             }
-            raw = answer_batch(model.network, batch, model.text, words=False)
+            known = model.info.get("targets", ())
+            raw = answer_batch(model.network, batch, model.text, words=False, names=known)
+            named_S += raw.named or [None] * len(indices)
             for row, index in enumerate(indices):
                 presence_prob_S[index] = float(raw.presence_prob[row])
                 soft_HW = soft_mask(raw.mask_prob[row], geometries[row])
                 mask_HW, is_present = drawn(soft_HW, presence_prob_S[index], thresholds)
                 if is_present and mask_HW.any():
                     geometries[row].volume.put(mask_HW, mask_ijk)
+                    if name := named_S[index]:
+                        area_px[name] += int(mask_HW.sum())
             if progress:
                 progress(indices.stop, total)
-        return mask_ijk, presence_prob_S
+        others = sorted(area_px.keys() - dict(area_px.most_common(1)))
+        for index, name in enumerate(named_S):
+            if name in others:
+                mask_ijk[(slice(None),) * self.frame.array_axis + (index,)] = False
+                presence_prob_S[index] = 0.0
+        notes = [f"in some slices the model took another thing for what is meant ({', '.join(others)}): left out"]
+        return mask_ijk, presence_prob_S, notes if others else []
 
     def _slice_session(self, index: int) -> Session:
         return Session(self.model, self.prepared, self.modality, SliceRef(self.options.axis, index))

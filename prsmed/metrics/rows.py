@@ -60,8 +60,8 @@ class ScoreRow:
             and where nothing is true.
         names_target: the sentence names what was asked for, and names it first; None without a sentence, for a question
             that asks for no explanation, and where nothing is true.
-        looks_as_named: what is marked looks like what the sentence names; None where nothing is marked or named, and
-            for a system that does not know.
+        readings_agree: the question by itself points at what the answer is about; None where nothing is marked, and
+            for a system that does not decide it.
         protocol_dice, protocol_iou, protocol_e_measure: by the authors' protocol, or None where it was not asked for.
     """
 
@@ -93,7 +93,7 @@ class ScoreRow:
     query_length: str = ""
     decoder_box_iou: float | None = None
     names_target: bool | None = None
-    looks_as_named: bool | None = None
+    readings_agree: bool | None = None
     protocol_dice: float | None = None
     protocol_iou: float | None = None
     protocol_e_measure: float | None = None

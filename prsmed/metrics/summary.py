@@ -98,8 +98,8 @@ def block_statistics(rows: Rows) -> dict[str, Statistic]:
     boxed_R = _where(rows, lambda row: row.decoder_box_iou is not None)
     decoder_R = _values(rows, lambda row: row.decoder_box_iou or 0.0)
     named_R = _where(rows, lambda row: row.names_target is not None)
-    looked_R = _where(rows, lambda row: row.looks_as_named is not None)
-    alike_R = _where(rows, lambda row: bool(row.looks_as_named))
+    decided_R = _where(rows, lambda row: row.readings_agree is not None)
+    agreed_R = _where(rows, lambda row: bool(row.readings_agree))
     found_R = _values(rows, lambda row: row.mask.lesions_found)
     false_R = _values(rows, lambda row: row.mask.lesions_false)
     regions_R = _values(rows, lambda row: row.mask.lesions_true)
@@ -128,9 +128,9 @@ def block_statistics(rows: Rows) -> dict[str, Statistic]:
         "rule_accuracy": mean(_values(rows, lambda row: row.rule_right), one_finding_R),
         "contradiction_rate": mean(_values(rows, lambda row: row.contradiction), spoken_R),
         "names_target": mean(_values(rows, lambda row: bool(row.names_target)), named_R),
-        "looks_as_named": mean(1.0 * alike_R, looked_R),
-        "dice_as_named": mean(_values(rows, lambda row: row.mask.dice), present_R & alike_R),
-        "dice_not_as_named": mean(_values(rows, lambda row: row.mask.dice), present_R & looked_R & ~alike_R),
+        "readings_agree": mean(1.0 * agreed_R, decided_R),
+        "dice_agreed": mean(_values(rows, lambda row: row.mask.dice), present_R & agreed_R),
+        "dice_disagreed": mean(_values(rows, lambda row: row.mask.dice), present_R & decided_R & ~agreed_R),
     }
 
 

@@ -51,6 +51,28 @@ class CoarseMask(nn.Module):
         products = torch.einsum("ke,kehw->khw", queries_KE, cells[obj_image])
         return self.log_sharpness.exp() * products / cells.shape[1] ** 0.5 + self.bias
 
+    def decide(
+        self,
+        queries_KE: torch.Tensor,
+        names_NE: torch.Tensor,
+        said_KN: torch.Tensor,
+        cells: torch.Tensor,
+        obj_image: torch.Tensor,
+        inside_KM: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which of N names K questions are about, (K,), and what then asks the cells for it, (K, E).
+
+        The likeliest name by three readings, multiplied: what the language model would say (`said_KN`,
+        log-probabilities), which name the question's query is like (the probability that `recall` teaches), and whether
+        the image shows it (the surest cell that the name asks for). A query that means that name asks for itself.
+        """
+        like_KN = names_NE.shape[1] ** -0.5 * queries_KE @ names_NE.T
+        asked_KNHW = [self(name_E.expand_as(queries_KE), cells, obj_image) for name_E in names_NE]
+        seen_KN = torch.stack([peaks_of(logits_KHW, inside_KM) for logits_KHW in asked_KNHW], dim=1)
+        named_K = (said_KN.log_softmax(dim=1) + like_KN.log_softmax(dim=1) + F.logsigmoid(seen_KN)).argmax(dim=1)
+        is_meant_K1 = (like_KN.argmax(dim=1) == named_K)[:, None]
+        return named_K, torch.where(is_meant_K1, queries_KE, names_NE[named_K])
+
     def embed(self, logits_KHW: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:
         """For SAM's mask decoder: one learned vector wherever the coarse mask is, (K, C, h, w); nothing at first.
 

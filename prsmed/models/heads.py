@@ -17,8 +17,8 @@ from prsmed.models.routers import CandidateRouter
 @dataclass
 class Pointed:
     """What the heads make of K objects' candidates; names as in `MediSeeOutput`, `text_embeds` (K, 1, width),
-    `queries`, `coarse_logits` (K, h, w), `coarse_peaks`, `name_shares` (K,) and `coarse_embeds` (K, width, h, w) of the
-    coarse mask on the map."""
+    `queries`, `coarse_logits` (K, h, w), `coarse_peaks`, `named`, `agreement` (K,); `coarse_embeds` (K, width, h, w)
+    of the coarse mask on the map."""
 
     seg_states: torch.Tensor
     seg_weights: torch.Tensor
@@ -26,7 +26,8 @@ class Pointed:
     queries: torch.Tensor | None
     coarse_logits: torch.Tensor | None
     coarse_peaks: torch.Tensor | None
-    name_shares: torch.Tensor | None
+    named: torch.Tensor | None
+    agreement: torch.Tensor | None
     coarse_embeds: torch.Tensor | None
     boxes_cxcywh: torch.Tensor | None
     box_weights: torch.Tensor | None
@@ -70,22 +71,29 @@ class Heads(nn.Module):
         obj_image: torch.Tensor,
         frame: Frame,
         canonical_hw_px: Sequence[tuple[int, int]],
-        words_KD: torch.Tensor | None = None,
+        known: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> Pointed:
-        """Where candidates (K, n, D) point; `words_KD`: mean embeddings of what the answers name, NaN for nothing."""
+        """Where candidates (K, n, D) point.
+
+        Args:
+            known: mean embeddings (N, D) of the names of what an answer may be about, and log-probabilities (K, N) that
+                it says so.
+        """
         seg_states, seg_weights = self.seg_router(candidates_KND)
         queries = coarse_logits = peaks = coarse_embeds = first_cxcywh = boxes_cxcywh = box_weights = None
-        shares = None
+        named = agreement = None
         if self.coarse is not None and cells is not None:
             queries = self.coarse.query(seg_states)
-            coarse_logits = self.coarse(queries, cells, obj_image)
             centers_KM2 = frame.patch_centers_norm(cells.shape[-1], canonical_hw_px).to(cells)[obj_image]
             inside_KM = in_image(centers_KM2)
+            coarse_logits = self.coarse(queries, cells, obj_image)
+            if known is not None:
+                own_logits, names_NE = coarse_logits, self.coarse.named(known[0])
+                named, asked = self.coarse.decide(queries, names_NE, known[1], cells, obj_image, inside_KM)
+                coarse_logits = self.coarse(asked, cells, obj_image)
+                agreement = common_share(own_logits, coarse_logits, inside_KM)
             peaks, coarse_embeds = peaks_of(coarse_logits, inside_KM), self.coarse.embed(coarse_logits, inside_KM)
             first_cxcywh = box_around(coarse_logits, centers_KM2, inside_KM)
-            if words_KD is not None:
-                named_logits = self.coarse(self.coarse.named(words_KD), cells, obj_image)
-                shares = common_share(coarse_logits, named_logits, inside_KM)
         if self.box_head is not None and self.box_router is not None:
             box_states, box_weights = self.box_router(candidates_KND)
             boxes_cxcywh = self.box_head(box_states, first_cxcywh)
@@ -97,7 +105,8 @@ class Heads(nn.Module):
             queries,
             coarse_logits,
             peaks,
-            shares,
+            named,
+            agreement,
             coarse_embeds,
             boxes_cxcywh,
             box_weights,

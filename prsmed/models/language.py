@@ -111,6 +111,18 @@ class LanguageBackbone(nn.Module):
         """Greedy continuation of a prefilled prompt."""
         raise NotImplementedError
 
+    def likelihoods(
+        self, cache: Cache, attention_mask: torch.Tensor, last_ids_K1: torch.Tensor, ids_NL: torch.Tensor
+    ) -> torch.Tensor:
+        """Log-probabilities (K, N) of N texts as what comes next in each of K rows; the cache is left as it was.
+
+        Args:
+            attention_mask: (K, T) which places of the cache hold something.
+            last_ids_K1: each row's last token, which is not in the cache yet.
+            ids_NL: the texts' tokens, negative behind the shorter ones.
+        """
+        raise NotImplementedError
+
     def embed_words(self, ids_KW: torch.Tensor) -> torch.Tensor:
         """The mean input embedding (K, D) of each row's tokens, float32; a negative id is none."""
         raise NotImplementedError
@@ -240,6 +252,27 @@ class CausalBackbone(LanguageBackbone):
             states.append(hidden_KD)
             position_K1 = position_K1 + 1
         return Generated(torch.stack(ids, dim=1), torch.stack(states, dim=1))
+
+    @torch.no_grad()
+    def likelihoods(
+        self, cache: Cache, attention_mask: torch.Tensor, last_ids_K1: torch.Tensor, ids_NL: torch.Tensor
+    ) -> torch.Tensor:
+        """All texts are read in one pass: each sees what lies before, the last token, and itself."""
+        rows, (texts, length) = len(last_ids_K1), ids_NL.shape
+        place_M = torch.arange(texts * length, device=ids_NL.device)
+        own_MM = (place_M[:, None] // length == place_M // length) & (place_M[:, None] >= place_M)
+        visible_QQ = F.pad(own_MM, (1, 0, 1, 0))
+        visible_QQ[:, 0] = True
+        before_KQT = attention_mask.bool()[:, None].expand(-1, len(visible_QQ), -1)
+        visible_KQT = torch.cat([before_KQT, visible_QQ.expand(rows, -1, -1)], dim=2)
+        known_NL = ids_NL.clamp(min=0)
+        position_KQ = attention_mask.sum(dim=1, keepdim=True) + F.pad(place_M % length + 1, (1, 0))
+        ids_KQ = torch.cat([last_ids_K1, known_NL.flatten().expand(rows, -1)], dim=1)
+        hidden_KQD, _ = self(ids_KQ, None, visible_KQT[:, None], position_KQ, cache)
+        cache.crop(-len(visible_QQ))
+        log_prob_KQV = self.logits(hidden_KQD).float().log_softmax(dim=-1)
+        predicted_by_NL = torch.where(place_M % length == 0, 0, place_M).unflatten(0, (texts, length))
+        return (log_prob_KQV[:, predicted_by_NL, known_NL] * (ids_NL >= 0)).sum(dim=2)
 
     @torch.no_grad()
     def embed_words(self, ids_KW: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ they are predicted, so a mask depends on the image and the question alone (docs/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,8 +45,9 @@ class MediSeeOutput(ModelOutput):
         named_logits: the same of what the targets' names ask for; None without names.
         coarse_peaks, absent_peaks: the surest cells' logits of coarse masks, (K,) of the questions and (A,) of the
             names of what is not there.
-        name_shares: (K,) what a question's coarse mask and the one of what its answer names have in common, the Dice of
-            their probabilities; NaN where it names nothing, None where nobody knows.
+        named: (K,) which known thing each answer is about; None where nothing is known.
+        agreement: (K,) what the coarse mask that a question asks for by itself and the one of what its answer is about
+            have in common, the Dice of their probabilities; None where nothing is known.
         queries, names: (K, E) of questions and of names, which these masks answer.
         seg_weights, box_weights: (K, n), how loud each candidate was.
         seg_states: (K, D), what the mask decoder was prompted with, before its projection.
@@ -61,7 +62,8 @@ class MediSeeOutput(ModelOutput):
     named_logits: torch.Tensor | None = None
     coarse_peaks: torch.Tensor | None = None
     absent_peaks: torch.Tensor | None = None
-    name_shares: torch.Tensor | None = None
+    named: torch.Tensor | None = None
+    agreement: torch.Tensor | None = None
     queries: torch.Tensor | None = None
     names: torch.Tensor | None = None
     seg_weights: torch.Tensor | None = None
@@ -82,10 +84,10 @@ class Seen:
         presence_logit: (K,) of the first candidate against the best other word; with a coarse mask, of its surest cell
             where that is less. At least 0 exactly where the model pointed at something. None in `forced` mode, in which
             it has no choice.
-        ids: (K, L) the answer after the candidates; None where no words were asked for.
+        ids: (K, L) the answers, negative where a row has no token; None where no words were asked for.
         pointed: (K,) whether the words did; None in `forced` mode.
-        name_shares: (K,) as in `MediSeeOutput`; NaN also where the words point at nothing. None without words or a
-            coarse mask.
+        named: (K,) which of the known things each answer is about, negative where that was not decided.
+        agreement: (K,) as in `MediSeeOutput`; NaN where nothing was decided.
     """
 
     mask_logits: torch.Tensor
@@ -93,7 +95,40 @@ class Seen:
     presence_logit: torch.Tensor | None
     ids: torch.Tensor | None
     pointed: torch.Tensor | None
-    name_shares: torch.Tensor | None
+    named: torch.Tensor
+    agreement: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Known:
+    """N things that an answer may be about.
+
+    Attributes:
+        name_ids: (N, W) the words of their names, negative behind the shorter ones.
+        statement_ids: (N, L) how an answer about each begins, the same.
+    """
+
+    name_ids: torch.Tensor
+    statement_ids: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The first n tokens of K answers: candidates, where it was decided that something is there.
+
+    Attributes:
+        states: (K, n, D) that predicted them.
+        found: (K,) whether they are the candidates.
+        presence_logit: as in `Seen`, of the words alone.
+        ids: (K, n) the tokens; the last one is not in the cache yet.
+        mask: (K, T) which places of the cache hold something.
+    """
+
+    states: torch.Tensor
+    found: torch.Tensor
+    presence_logit: torch.Tensor | None
+    ids: torch.Tensor
+    mask: torch.Tensor
 
 
 class MediSee(nn.Module):
@@ -252,19 +287,19 @@ class MediSee(nn.Module):
         obj_image: torch.Tensor,
         canonical_hw_px: Sequence[tuple[int, int]],
         common_hw_px: tuple[int, int],
-        said_ids: torch.Tensor | None = None,
+        said: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> MediSeeOutput:
         """From the candidates' states to boxes, in float32 throughout, and masks, in the precision of the day.
 
         A box in bf16 would be wrong by up to two of 1024 pixels; a mask's outline hardly moves, in half the time.
 
         Args:
-            said_ids: (K, W) the words of what each answer names, negative where there are none.
+            said: names (N, W) of what answers may be about, and how likely (K, N) each is to be said.
         """
         with full_precision(candidates_KND):
             features, frame, boxes_px = looked.maps.features.float(), self.encoder.frame, None
-            words_KD = None if said_ids is None else self.language.embed_words(said_ids)
-            pointed = self.heads(candidates_KND.float(), looked.cells, obj_image, frame, canonical_hw_px, words_KD)
+            known = None if said is None else (self.language.embed_words(said[0]), said[1])
+            pointed = self.heads(candidates_KND.float(), looked.cells, obj_image, frame, canonical_hw_px, known)
             if self.box_prompt:
                 sides_px = frame.content_xyxy_px(canonical_hw_px).to(candidates_KND.device)
                 boxes_px = cxcywh_to_xyxy(pointed.boxes_cxcywh) * sides_px[obj_image]
@@ -276,7 +311,8 @@ class MediSee(nn.Module):
             seg_states=pointed.seg_states,
             queries=pointed.queries,
             coarse_peaks=pointed.coarse_peaks,
-            name_shares=pointed.name_shares,
+            named=pointed.named,
+            agreement=pointed.agreement,
         )
         if self.heads.coarse is not None and pointed.coarse_logits is not None:
             output.coarse_logits = frame.leave(pointed.coarse_logits[:, None], hw_px, common_hw_px)
@@ -310,7 +346,7 @@ class MediSee(nn.Module):
         obj_image: torch.Tensor,
         end_id: int,
         max_new_tokens: int,
-        name_ids_of: Callable[[torch.Tensor], torch.Tensor],
+        known: Known | None = None,
         encoded: Looked | None = None,
         prefix: ReadPrefix | None = None,
     ) -> Seen:
@@ -320,7 +356,7 @@ class MediSee(nn.Module):
             input_ids, attention_mask: (K, T) of questions without answers, padded on the right.
             obj_image: (K,) which image each asks about.
             max_new_tokens: of the words after the candidates; 0: no words.
-            name_ids_of: answers (K, L) -> the words (K, W) of what each names, negative where there are none.
+            known: what answers may be about: with a coarse mask, each is about one of these.
             encoded, prefix: what `encode_image` and `language.read_prefix` gave for these images.
         """
         looked = encoded or self.encode_image(image_BCHW, canonical_hw_px)
@@ -328,64 +364,80 @@ class MediSee(nn.Module):
             shared = int((input_ids[0] == IMAGE_ID).nonzero()[-1]) + 1
             prefix_ids = input_ids[:1, :shared].expand(len(looked.image_embeds), -1)
             prefix = self.language.read_prefix(prefix_ids, looked.image_embeds)
-        see = self._forced if self.mode == "forced" else self._free
-        rest_ids = input_ids[:, prefix.hidden_BPD.shape[1] :]
+        begin = self._forced if self.mode == "forced" else self._free
         cache = prefix.cache_of(obj_image)
-        states_KND, found_K, presence_logit, ids = see(rest_ids, cache, attention_mask, end_id, max_new_tokens)
+        begun = begin(input_ids[:, prefix.hidden_BPD.shape[1] :], cache, attention_mask, end_id)
+        found_K, presence_logit = begun.found, begun.presence_logit
         hw_px, objects = _hw_px(image_BCHW), len(input_ids)
         mask_logits = torch.full((objects, 1, *hw_px), -torch.inf, device=input_ids.device)
         boxes = torch.full((objects, 4), torch.nan, device=input_ids.device)
-        shares_K = None if ids is None or looked.cells is None else torch.full_like(boxes[:, 0], torch.nan)
+        named_K, agreement_K = torch.full_like(obj_image, -1), torch.full_like(boxes[:, 0], torch.nan)
         if found_K.any():
-            said_ids = None if shares_K is None or ids is None else name_ids_of(ids[found_K])
-            output = self.point(looked, states_KND[found_K], obj_image[found_K], canonical_hw_px, hw_px, said_ids)
+            said = None
+            if known is not None and looked.cells is not None:
+                likely_KN = self.language.likelihoods(cache, begun.mask, begun.ids[:, -1:], known.statement_ids)
+                said = known.name_ids, likely_KN[found_K]
+            states_KND = begun.states[found_K]
+            output = self.point(looked, states_KND, obj_image[found_K], canonical_hw_px, hw_px, said)
             if presence_logit is not None and output.coarse_peaks is not None:
                 presence_logit[found_K] = presence_logit[found_K].minimum(output.coarse_peaks)
             shown_K = torch.ones_like(found_K) if presence_logit is None else presence_logit >= 0
             of_found_K = shown_K[found_K]
             assert output.mask_logits is not None
-            if shares_K is not None and output.name_shares is not None:
-                shares_K[found_K] = output.name_shares
+            if output.named is not None and output.agreement is not None:
+                named_K[found_K], agreement_K[found_K] = output.named, output.agreement
             mask_logits[found_K & shown_K] = output.mask_logits[of_found_K]
             if output.boxes_cxcywh is not None:
                 boxes[found_K & shown_K] = cxcywh_to_xyxy(output.boxes_cxcywh)[of_found_K]
+        ids = self._words(begun, cache, known, named_K, end_id, max_new_tokens) if max_new_tokens else None
         pointed = None if presence_logit is None else found_K
         boxes_xyxy_norm = boxes if self.heads.box_head is not None else None
-        return Seen(mask_logits, boxes_xyxy_norm, presence_logit, ids, pointed, shares_K)
+        return Seen(mask_logits, boxes_xyxy_norm, presence_logit, ids, pointed, named_K, agreement_K)
 
-    def _forced(
-        self, rest_ids: torch.Tensor, cache: Cache, mask: torch.Tensor, end_id: int, max_new_tokens: int
-    ) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor | None]:
-        count, read = len(self.candidate_ids), mask.shape[1] - rest_ids.shape[1]
+    def _forced(self, rest_ids: torch.Tensor, cache: Cache, mask: torch.Tensor, end_id: int) -> Begun:
+        """The last candidate is left to be read with what follows it, as after generation."""
+        count, read = len(self.candidate_ids) - 1, mask.shape[1] - rest_ids.shape[1]
         rows_K1 = torch.arange(len(rest_ids), device=rest_ids.device)[:, None]
         # Each row's candidates follow its own end, so the sequence is exactly the one of training.
-        at_KN = mask.sum(dim=1, keepdim=True) + torch.arange(count, device=mask.device)
+        at_KN = mask.sum(dim=1, keepdim=True) + torch.arange(count + 1, device=mask.device)
+        said_ids = torch.tensor(self.candidate_ids, device=rest_ids.device).expand(len(rest_ids), -1)
         ids, mask = F.pad(rest_ids, (0, count)), F.pad(mask, (0, count))
-        ids[rows_K1, at_KN - read] = torch.tensor(self.candidate_ids, device=ids.device)
-        mask[rows_K1, at_KN] = True
+        ids[rows_K1, at_KN[:, :-1] - read] = said_ids[:, :-1]
+        mask[rows_K1, at_KN[:, :-1]] = True
         hidden_KTD, _ = self.language(ids, None, mask, cache=cache)
-        words = None
-        if max_new_tokens:
-            last_KD = last_states(hidden_KTD, mask[:, read:].bool())
-            words = self.language.generate(cache, last_KD, mask, max_new_tokens=max_new_tokens, end_id=end_id).ids
         found_K = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-        return hidden_KTD[rows_K1, at_KN - read - 1], found_K, None, words
+        return Begun(hidden_KTD[rows_K1, at_KN - read - 1], found_K, None, said_ids, mask)
 
-    def _free(
-        self, rest_ids: torch.Tensor, cache: Cache, mask: torch.Tensor, end_id: int, max_new_tokens: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def _free(self, rest_ids: torch.Tensor, cache: Cache, mask: torch.Tensor, end_id: int) -> Begun:
         count = len(self.candidate_ids)
         hidden_KTD, _ = self.language(rest_ids, None, mask, cache=cache)
         last_KD = last_states(hidden_KTD, mask[:, -rest_ids.shape[1] :].bool())
-        said = self.language.generate(cache, last_KD, mask, max_new_tokens=count + max_new_tokens, end_id=end_id)
-        found_K = (said.ids[:, :count] == said.ids.new_tensor(self.candidate_ids)[: said.ids.shape[1]]).all(dim=1)
-        found_K &= said.ids.shape[1] >= count
-        states_KND = F.pad(said.hidden[:, :count], (0, 0, 0, max(0, count - said.hidden.shape[1])))
+        said = self.language.generate(cache, last_KD, mask, max_new_tokens=count, end_id=end_id)
+        found_K = (said.ids == said.ids.new_tensor(self.candidate_ids)[: said.ids.shape[1]]).all(dim=1)
+        found_K &= said.ids.shape[1] == count
+        states_KND = F.pad(said.hidden, (0, 0, 0, count - said.hidden.shape[1]))
         logits_KV = self.language.logits(said.hidden[:, 0]).float()
         others_KV = logits_KV.index_fill(1, logits_KV.new_tensor(self.candidate_ids[:1]).long(), -torch.inf)
         logit_K = logits_KV[:, self.candidate_ids[0]] - others_KV.amax(dim=1)
         logit_K = torch.where(found_K, logit_K.clamp(min=0), logit_K.clamp(max=-1e-3))
-        return states_KND, found_K, logit_K, said.ids if max_new_tokens else None
+        return Begun(states_KND, found_K, logit_K, said.ids, F.pad(mask, (0, said.ids.shape[1] - 1), value=True))
+
+    def _words(
+        self, begun: Begun, cache: Cache, known: Known | None, named_K: torch.Tensor, end_id: int, max_new_tokens: int
+    ) -> torch.Tensor:
+        """The answers (K, L), negative where a row has no token: a row with a name goes on from its statement."""
+        ids, mask = begun.ids[:, -1:], begun.mask
+        if known is not None and (named_K >= 0).any():
+            statement_KL = known.statement_ids[named_K.clamp(min=0)].masked_fill(named_K[:, None] < 0, -1)
+            ids = torch.cat([ids, statement_KL], dim=1)
+        is_said_KL, position_K1 = ids >= 0, mask.sum(dim=1, keepdim=True)
+        mask = torch.cat([mask.bool(), is_said_KL], dim=1)
+        position_KL = position_K1 + torch.arange(ids.shape[1], device=ids.device)
+        hidden_KLD, _ = self.language(ids.clamp(min=0), None, mask, position_KL, cache)
+        last_KD = last_states(hidden_KLD, is_said_KL)
+        rest = self.language.generate(cache, last_KD, mask, max_new_tokens=max_new_tokens, end_id=end_id)
+        over_K1 = (begun.ids == end_id).any(dim=1, keepdim=True)
+        return torch.cat([begun.ids[:, :-1], ids, rest.ids.masked_fill(over_K1, end_id)], dim=1)
 
 
 def _learn(parameters: Iterable[nn.Parameter]) -> bool:

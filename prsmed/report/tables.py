@@ -54,9 +54,9 @@ QUERIES: Columns = (
     ("Decoder's box IoU", "decoder_box_iou"),
     ("Decoder's Acc@0.5", "decoder_acc_at_0.5"),
     ("Names the target", "names_target"),
-    ("Looks as named", "looks_as_named"),
-    ("Dice, looks as named", "dice_as_named"),
-    ("Dice, does not", "dice_not_as_named"),
+    ("Readings agree", "readings_agree"),
+    ("Dice where they do", "dice_agreed"),
+    ("Dice where not", "dice_disagreed"),
 )
 NEGATIVES: Columns = (
     ("n without", "n"),

@@ -128,6 +128,11 @@ class TextEncoder:
             candidate_at=candidate_at,
         )
 
+    def begin_ids(self, begins: Sequence[str]) -> torch.Tensor:
+        """The ids (N, L) that answers begin with, IGNORE_ID behind the shorter ones."""
+        rows = [torch.tensor(self._ids(begin, plain=True), dtype=torch.long) for begin in begins]
+        return pad_sequence(rows, batch_first=True, padding_value=IGNORE_ID)
+
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
         """The text of (T,) token ids; special, image and candidate tokens and ignored positions are left out."""
         kept = [int(index) for index in ids if 0 <= int(index) < len(self.tokenizer)]

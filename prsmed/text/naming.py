@@ -32,21 +32,7 @@ def first_named(sentence: str, names: Iterable[str]) -> str | None:
 
     "This is the left kidney: it lies beside the aorta" is about the left kidney.
     """
-    return next(iter(_named(sentence, names)), None)
-
-
-def named_alone(explanation: str, names: Iterable[str]) -> str | None:
-    """The one known name in an explanation's first clause, or None where there is none or another one beside it.
-
-    Of "This is the liver and the spleen: ..." a mask shows more than either.
-    """
-    named = set(_named(re.split(r"[:;,.]", explanation, maxsplit=1)[0], names))
-    return named.pop() if len(named) == 1 else None
-
-
-def _named(sentence: str, names: Iterable[str]) -> list[str]:
     known = {form: name for name in names for form in (plural(name.casefold()), name.casefold())}
-    if not known:
-        return []
     either = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
-    return [known[form] for form in re.findall(rf"\b(?:{either})\b", sentence.casefold())]
+    found = re.search(rf"\b(?:{either})\b", sentence.casefold()) if known else None
+    return known[found[0]] if found else None

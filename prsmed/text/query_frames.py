@@ -74,10 +74,19 @@ def words_for(target: Target, entry: Entry | None, modality: str | None, *, is_s
     return words
 
 
+def statement_of(name: str) -> str:
+    """How an answer about a target begins, as in training: "This is the liver"."""
+    words = (_PLURAL if is_plural(name) else _SINGULAR) | {"name": name}
+    return _capital(load_frames("train").answers["naming"][0].format_map(words)).rstrip(".")
+
+
 def fill(sentences: list[str], words: Mapping[str, Any], rng: np.random.Generator) -> str:
     """One of the sentences with its slots filled and a capital at the start."""
     sentence = sentences[int(rng.integers(len(sentences)))]
     if not words["modality"]:
         sentence = sentence.replace("{modality} ", "")
-    filled = sentence.format_map(words)
-    return filled[0].upper() + filled[1:]
+    return _capital(sentence.format_map(words))
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]

@@ -35,7 +35,7 @@ ROWS = [
     _negative(6, "unreadable", NO_MASK, says_present=False, presence_prob=0.2, modality="ct"),
 ]
 
-LOOKS = ("looks_as_named", "dice_as_named", "dice_not_as_named")
+LOOKS = ("readings_agree", "dice_agreed", "dice_disagreed")
 OF_QUERIES = ("decoder_box_iou", "decoder_acc_at_0.5", "names_target", *LOOKS)  # of box decoders and explanations alone
 
 MORE = [*ROWS, row(7, "bottom-left", "bottom-left"), row(8, "center", "top-left")]  # zones that make a kappa
@@ -224,10 +224,10 @@ def test_every_number_has_an_interval_around_it():
 
 def test_masks_that_look_as_named_are_scored_apart():
     rows = [
-        row(0, "center", "", text_kind="silent", mask=_mask(0.8, 0.6), looks_as_named=True),
-        row(1, "center", "", text_kind="silent", mask=_mask(0.2, 0.1), looks_as_named=False),
+        row(0, "center", "", text_kind="silent", mask=_mask(0.8, 0.6), readings_agree=True),
+        row(1, "center", "", text_kind="silent", mask=_mask(0.2, 0.1), readings_agree=False),
         row(2, "center", "", text_kind="silent", mask=_mask(0.5, 0.4)),
-        row(3, "", "", present=False, text_kind="silent", mask=_mask(0.0, 0.0), looks_as_named=True),
+        row(3, "", "", present=False, text_kind="silent", mask=_mask(0.0, 0.0), readings_agree=True),
     ]
     overall = summarise(rows)["overall"]
     assert [overall[name] for name in LOOKS] == pytest.approx([2 / 3, 0.8, 0.2])

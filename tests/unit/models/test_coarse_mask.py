@@ -9,6 +9,7 @@ from prsmed.geometry import Frame
 from prsmed.losses import MediSeeLoss
 from prsmed.models.box_head import BoxHead
 from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around, common_share, peaks_of
+from prsmed.models.medisee import Known
 from prsmed.text.encode import word_ids
 from tests.unit.small_medisee import HW, gradient, loss_batch, passed, small_medisee, small_text, turns_of, two_pictures
 
@@ -120,36 +121,96 @@ def test_coarse_masks_have_the_dice_of_their_probabilities_in_common():
 
 def test_what_lights_up_no_cell_is_not_shown(text, image):
     network = small_medisee(coarse_width=16)
-    states, obj_image = torch.randn(4, 3, network.language.hidden_width), torch.tensor([1, 0, 1, 0])
+    states, obj_image = torch.randn(4, 2, network.language.hidden_width), torch.tensor([1, 0, 1, 0])
     with torch.no_grad():
         looked = network.encode_image(image, HW)
-        drawn = network.point(looked, states[:, :2], obj_image, HW, (32, 32))
+        drawn = network.point(looked, states, obj_image, HW, (32, 32))
         # between the peaks of the two last rows: one of them lights up, the other does not
         network.heads.coarse.bias -= drawn.coarse_peaks[2:].mean()
-        drawn = network.point(looked, states[:, :2], obj_image, HW, (32, 32))
+        drawn = network.point(looked, states, obj_image, HW, (32, 32))
     ids = text.encode("show the liver").input_ids.repeat(4, 1)
-    said = torch.tensor([*network.candidate_ids, 5]).repeat(4, 1)
+    said = torch.tensor(network.candidate_ids).repeat(4, 1)
     said[0, 0] = 5  # the first row's words refuse
     logits = torch.zeros(4, len(text.tokenizer) + 2)
     logits[1:, network.candidate_ids[0]] = 0.01
     network.language.generate = Mock(return_value=Mock(ids=said, hidden=states))
     network.language.logits = Mock(return_value=logits)
-    names = word_ids(["liver", "spleen", ""], text.tokenizer)
-    ask = {"obj_image": obj_image, "end_id": text.end_id, "name_ids_of": lambda ids_KL: names[: len(ids_KL)]}
-    seen = network.ask(image, HW, ids, torch.ones_like(ids), **ask, max_new_tokens=1)
+    ask = {"obj_image": obj_image, "end_id": text.end_id, "max_new_tokens": 0}
+    seen = network.ask(image, HW, ids, torch.ones_like(ids), **ask)
     lit = drawn.coarse_peaks >= 0
     assert lit[2] != lit[3] and seen.pointed.tolist() == [False, True, True, True]
     shown = seen.pointed & lit
     assert torch.equal(seen.presence_logit >= 0, shown) and float(seen.presence_logit.max()) <= 0.01
     torch.testing.assert_close(seen.mask_logits[shown], drawn.mask_logits[shown])
     assert seen.mask_logits[~shown].isneginf().all() and seen.boxes_xyxy_norm[~shown].isnan().all()
-    assert seen.boxes_xyxy_norm[shown].isfinite().all()
-    assert seen.name_shares.isnan().tolist() == [True, False, False, True], "no object, two names, none"
-    assert (seen.name_shares[1:3] > 0).all() and (seen.name_shares[1:3] < 1).all()
+    assert seen.boxes_xyxy_norm[shown].isfinite().all() and seen.ids is None
     network.mode = "forced"
-    forced = network.ask(image, HW, ids, torch.ones_like(ids), **ask, max_new_tokens=0)
+    forced = network.ask(image, HW, ids, torch.ones_like(ids), **ask)
     assert forced.presence_logit is None and forced.pointed is None and forced.mask_logits.isfinite().all()
-    assert forced.name_shares is None, "no words, no name"
+    assert (forced.named == -1).all(), "nothing known, nothing decided"
+
+
+@torch.no_grad()
+def test_a_name_is_what_is_likely_said_meant_and_seen():
+    torch.manual_seed(0)
+    coarse, obj_image = CoarseMask(8, 12, hidden=16), torch.tensor([0, 0, 1])
+    names = coarse.named(torch.randn(4, 12))
+    cells, inside = torch.randn(2, 16, 3, 3) * 0.1, torch.ones(3, 9, dtype=torch.bool)
+    queries = names[[1, 1, 1]]
+    even = torch.zeros(3, 4)
+
+    def decide(said, cells=cells):
+        named, asked = coarse.decide(queries, names, said, cells, obj_image, inside)
+        for row, name in enumerate(named.tolist()):
+            torch.testing.assert_close(asked[row], queries[row] if name == 1 else names[name])
+        return named.tolist()
+
+    assert decide(even) == [1, 1, 1], "the query's own"
+    said = even.clone()
+    said[0, 2], said[1, 2] = 30, 0.01
+    assert decide(said) == [2, 1, 1] == decide(said + 5), "what is said for certain, not what is said by a hair"
+    shows = cells.clone()
+    coarse.log_sharpness.fill_(2.0)
+    shows[1, :, 2, 2] = names[3] - names[1]  # the third row's image shows the last name, and nothing like the query
+    assert decide(even, shows) == [1, 1, 3]
+    inside[2, 8] = False
+    assert decide(even, shows) == [1, 1, 1], "in the padding nothing is seen"
+
+
+@pytest.mark.parametrize("mode", ["forced", "free"])
+def test_an_answer_begins_with_what_was_decided(text, image, mode):
+    network = small_medisee(coarse_width=16)
+    network.mode = mode
+    statements = ["this is the liver", "these are the longer veins of the liver"]
+    known = Known(word_ids(["liver", "veins"], text.tokenizer), text.begin_ids(statements))
+    ids = text.encode("show the liver").input_ids.repeat(2, 1)
+    ask = {"obj_image": torch.tensor([0, 1]), "end_id": text.end_id, "max_new_tokens": 4}
+    original = type(network.language).logits
+
+    def points(hidden):  # the first row says the candidates, the second never
+        raw = original(network.language, hidden)
+        if hidden.ndim == 2:
+            raw[0, network.candidate_ids[min(said["n"], 1)]] += 1e4 * (said["n"] < 2)
+            raw[1, network.candidate_ids] -= 1e4
+            said["n"] += 1
+        return raw
+
+    said = {"n": 0}
+    network.language.logits = points if mode == "free" else network.language.logits
+    for number, statement in enumerate(statements):
+        said["n"] = 0
+        network.heads.coarse.decide = lambda queries, names, *_, number=number: (
+            torch.full((len(queries),), number),
+            names[[number] * len(queries)],
+        )
+        seen = network.ask(image, HW, ids, torch.ones_like(ids), known=known, **ask)
+        texts = [text.decode(row) for row in seen.ids]
+        assert texts[0].startswith(statement) and len(seen.ids[0]) == 2 + known.statement_ids.shape[1] + 4
+        assert seen.named.tolist() == [number, number if mode == "forced" else -1]
+        assert texts[1].startswith(statement) == (mode == "forced")
+    plain = small_medisee()
+    plain.mode = "forced"
+    assert (plain.ask(image, HW, ids, torch.ones_like(ids), known=known, **ask).named == -1).all(), "no coarse mask"
 
 
 def test_states_are_standardised_by_the_batch_and_one_alone_by_what_was_seen():
@@ -168,7 +229,7 @@ def test_states_are_standardised_by_the_batch_and_one_alone_by_what_was_seen():
 def test_queries_of_states_and_of_names_are_of_one_length():
     coarse = CoarseMask(8, 12, hidden=16)
     for queries in (coarse.query(torch.randn(5, 12)), coarse.named(torch.randn(5, 12))):
-        torch.testing.assert_close(queries.norm(dim=1), torch.full((5,), 4.0), atol=1e-3, rtol=0)
+        torch.testing.assert_close(queries.norm(dim=1), torch.full((5,), 4.0), atol=1e-2, rtol=0)
 
 
 def test_the_language_model_sees_the_cells(text, image):

@@ -97,5 +97,24 @@ def test_generation_stops_at_the_end_and_fills_up(backbone):
     assert alone.ids.shape == (2, 1)
 
 
+def test_texts_read_together_are_as_likely_as_each_alone(backbone):
+    images, texts = torch.randn(2, 2, 16), [[3, 8, 4], [3, 8], [11]]
+    ids = torch.tensor([text + [-1] * (3 - len(text)) for text in texts])
+    with torch.no_grad():
+        _, cache = backbone(IDS, images, MASK, cache=new_cache())
+        last = torch.tensor([[12], [13]])
+        before = [layer.keys.clone() for layer in cache.layers]
+        likely = backbone.likelihoods(cache, MASK, last, ids)
+        assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
+        for row, length in enumerate((6, 4)):
+            begun = [*IDS[row, :length].tolist(), int(last[row, 0])]
+            for number, text in enumerate(texts):
+                whole = torch.tensor([begun + text])
+                hidden, _ = backbone(whole, images[row : row + 1], torch.ones_like(whole))
+                log_prob = backbone.logits(hidden[0, -len(text) - 1 : -1]).log_softmax(dim=-1)
+                expected = sum(float(log_prob[place, token]) for place, token in enumerate(text))
+                assert float(likely[row, number]) == pytest.approx(expected, abs=1e-4)
+
+
 def _copy(cache: Cache) -> Cache:
     return copy.deepcopy(cache)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prsmed.text.naming import first_named, named_alone
+from prsmed.text.naming import first_named
 
 NAMES = ("kidney", "left kidney", "aorta", "inferior vena cava")
 
@@ -24,19 +24,3 @@ def test_the_first_name_counts_and_the_longest_at_its_place(sentence, named):
 
 def test_without_names_nothing_is_named():
     assert first_named("This is the liver.", ()) is None
-
-
-@pytest.mark.parametrize(
-    ("explanation", "named"),
-    [
-        ("This is the left kidney: it lies beside the aorta.", "left kidney"),
-        ("That is the aorta, because the inferior vena cava lies beside it.", "aorta"),
-        ("This is the aorta and the inferior vena cava: both carry blood.", None),
-        ("These are the left kidney and the kidney beside it.", None),
-        ("These are the aortas, the aorta and its branches.", "aorta"),
-        ("This is it: the aorta.", None),
-        ("", None),
-    ],
-)
-def test_one_name_alone_in_the_first_clause(explanation, named):
-    assert named_alone(explanation, NAMES) == named
