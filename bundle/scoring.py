@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from prsmed.answers import (
-    LEAST_AGREEMENT,
     RawAnswers,
     contradictions_of,
     decide,
@@ -124,7 +122,7 @@ class Scorer:
             **_facts(item, findings),
             **_statement(item, thing, prediction, findings, self.names),
             **_pointing(item, prediction, truth_HW, self.names),
-            "readings_agree": _readings_agree(prediction, thing),
+            "readings_agree": prediction.agreed if thing.mask.any() else None,
         }
         if self.protocol and truth_HW.any():
             scores = protocol_scores(prediction.soft_HW, truth_HW)
@@ -213,15 +211,8 @@ def _pointing(item: Item, prediction: Prediction, truth_HW: np.ndarray, names: I
     return judged
 
 
-def _readings_agree(prediction: Prediction, thing: AnswerObject) -> bool | None:
-    if prediction.agreement is None or not thing.mask.any():
-        return None
-    return prediction.agreement >= LEAST_AGREEMENT
-
-
 def prediction_of(raw: RawAnswers, batch: Mapping[str, Any], row: int) -> Prediction:
     """One row of a batch of answers, ready to be stored or scored."""
-    share = None if raw.agreement is None else float(raw.agreement[row])
     return Prediction(
         key=batch["key"][row],
         question=batch["question"][row],
@@ -232,7 +223,7 @@ def prediction_of(raw: RawAnswers, batch: Mapping[str, Any], row: int) -> Predic
         box_xyxy_px=None
         if raw.boxes_xyxy_norm is None
         else detected_box(raw, row, batch["geometry"][row].slice_hw_px) or (),
-        agreement=None if share is None or math.isnan(share) else round(share, 4),
+        agreed=raw.agreed[row] if raw.agreed is not None else None,
     )
 
 

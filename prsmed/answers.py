@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from prsmed.data.predictions import to_soft
 from prsmed.geometry import Geometry, PatientAxes, mask_to_box
@@ -22,18 +23,16 @@ from prsmed.models.language import ReadPrefix
 from prsmed.models.medisee import Known, MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.samples import findings_of
-from prsmed.text.encode import TextEncoder, word_ids
+from prsmed.text.encode import IGNORE_ID, TextEncoder, word_ids
 from prsmed.text.findings import components, default_min_area_px
 from prsmed.text.naming import first_named
 from prsmed.text.parse import parse_position, stated_count, zones_match
 from prsmed.text.patient import SIDE_UNANSWERABLE, on_side, side_asked
-from prsmed.text.query_frames import statement_of
+from prsmed.text.query_frames import lead_of
 from prsmed.text.templates import described_findings
 from prsmed.types import LATERALITIES, AnswerObject, Finding
 
 MAX_NEW_TOKENS = 64
-LEAST_AGREEMENT = 0.5
-"""Dice of the coarse masks that a question asks for by itself and that its answer is about: with less, two things."""
 
 
 @dataclass
@@ -49,7 +48,7 @@ class RawAnswers:
         pointed: bool (K,) whether the words of a model that explains point at something; None where it has no choice.
         named: the known thing that each answer is about, None where that was not decided; None from a network that
             does not decide it.
-        agreement: (K,) see `prsmed.models.medisee.Seen`.
+        agreed: whether words and question, each by itself, mean that thing; where it was decided.
         timings_s: seconds for the mask and for the words.
     """
 
@@ -60,11 +59,7 @@ class RawAnswers:
     boxes_xyxy_norm: torch.Tensor | None = None
     pointed: torch.Tensor | None = None
     named: list[str | None] | None = None
-    agreement: torch.Tensor | None = None
-
-    def disagrees(self, row: int) -> bool:
-        """Whether a question by itself points at something else than its answer is about; unknown is no."""
-        return self.agreement is not None and bool(self.agreement[row] < LEAST_AGREEMENT)
+    agreed: list[bool | None] | None = None
 
 
 @torch.no_grad()
@@ -125,7 +120,7 @@ def _see_batch(
 
     Where the model has no choice (`forced`), a target is as present as the surest pixel of its mask.
     """
-    started = time.perf_counter()
+    started, targets = time.perf_counter(), [*names]
     pictures = batch.get("picture") or list(range(len(batch["image"])))
     first = [pictures.index(name) for name in dict.fromkeys(pictures)]
     number_of = {pictures[row]: number for number, row in enumerate(first)}
@@ -137,7 +132,7 @@ def _see_batch(
         obj_image=torch.tensor([number_of[name] for name in pictures], device=batch["image"].device),
         end_id=text.end_id,
         max_new_tokens=MAX_NEW_TOKENS if words else 0,
-        known=_known(names, text, batch["image"].device) if names else None,
+        known=_known(targets, text, batch["image"].device) if targets else None,
         encoded=encoded,
         prefix=prefix,
     )
@@ -145,17 +140,18 @@ def _see_batch(
     presence_prob = mask_prob.flatten(1).amax(dim=1) if seen.presence_logit is None else seen.presence_logit.sigmoid()
     texts = None if seen.ids is None else [text.decode(row).strip() for row in seen.ids]
     timings_s = {"mask and text" if words else "mask": time.perf_counter() - started}
-    named = [[*names][number] if number >= 0 else None for number in seen.named.tolist()]
-    return RawAnswers(
-        mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed, named, seen.agreement
-    )
+    named = [targets[number] if number >= 0 else None for number in seen.named.tolist()]
+    agreed = [both if name else None for name, both in zip(named, seen.agreed.tolist(), strict=True)]
+    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed, named, agreed)
 
 
-def _known(names: Iterable[str], text: TextEncoder, device: torch.device) -> Known:
+def _known(names: Sequence[str], text: TextEncoder, device: torch.device) -> Known:
     """What an explanation may be about, in tokens."""
-    begins = [statement_of(name) for name in names]
-    name_ids, statement_ids = word_ids(list(names), text.tokenizer), text.begin_ids(begins)
-    return Known(name_ids.to(device), statement_ids.to(device))
+    name_ids, lead_ids = word_ids(names, text.tokenizer), text.begin_ids([lead_of(name) for name in names])
+    parts = [(lead[lead >= 0], name[name >= 0]) for lead, name in zip(lead_ids, name_ids, strict=True)]
+    statement_ids = pad_sequence([torch.cat(both) for both in parts], batch_first=True, padding_value=IGNORE_ID)
+    is_lead = torch.arange(statement_ids.shape[1]) < torch.tensor([[len(lead)] for lead, _ in parts])
+    return Known(name_ids.to(device), statement_ids.to(device), is_lead.to(device))
 
 
 def detected_box(raw: RawAnswers, row: int, hw_px: tuple[int, int]) -> tuple[float, float, float, float] | None:

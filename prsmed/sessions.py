@@ -172,8 +172,8 @@ class Session:
             ),
             *side_contradictions(thing, target),
         ]
-        if raw.disagrees(0) and thing.mask.any():
-            contradictions.append(f"the question by itself points at something else than the {target}")
+        if raw.agreed and raw.agreed[0] is False and thing.mask.any():
+            contradictions.append(f"the model's words and the question by itself do not both mean the {target}")
         if explains and elsewhere and not thing.findings:
             contradictions.append(f"the model's sentence points at something, but not on the patient's {side}")
         if thing.present:

@@ -37,8 +37,8 @@ class Prediction:
         model_text: its sentence, or None for a system without sentences.
         box_xyxy_px: what its box decoder says, continuous; () where that says nothing is there, None for a system
             without one.
-        agreement: how much the coarse mask of the question by itself has in common with the one of what the answer is
-            about, 0 to 1; None where it is not known.
+        agreed: whether the model's words and the question, each by itself, mean what the answer is about; None where
+            that was not decided.
     """
 
     key: str
@@ -48,7 +48,7 @@ class Prediction:
     presence_prob: float | None
     model_text: str | None
     box_xyxy_px: tuple[float, ...] | None = None
-    agreement: float | None = None
+    agreed: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _Line:
     presence_prob: float | None
     model_text: str | None
     box_xyxy_px: Sequence[float] | None = None
-    agreement: float | None = None
+    agreed: bool | None = None
 
 
 class PredictionStore:
@@ -125,7 +125,7 @@ class PredictionStore:
             presence_prob,
             prediction.model_text,
             prediction.box_xyxy_px,
-            prediction.agreement,
+            prediction.agreed,
         )
         path = self.folder / f"answers-{rank}.jsonl"
         _end_broken_line(path)
@@ -153,7 +153,7 @@ class PredictionStore:
             line.presence_prob,
             line.model_text,
             box,
-            line.agreement,
+            line.agreed,
         )
 
 

@@ -59,19 +59,20 @@ class CoarseMask(nn.Module):
         cells: torch.Tensor,
         obj_image: torch.Tensor,
         inside_KM: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which of N names K questions are about, (K,), and what then asks the cells for it, (K, E).
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Which of N names K questions are about, (K,), whether words and query both mean it, and what asks for it.
 
         The likeliest name by three readings, multiplied: what the language model would say (`said_KN`,
         log-probabilities), which name the question's query is like (the probability that `recall` teaches), and whether
         the image shows it (the surest cell that the name asks for). A query that means that name asks for itself.
         """
         like_KN = names_NE.shape[1] ** -0.5 * queries_KE @ names_NE.T
-        asked_KNHW = [self(name_E.expand_as(queries_KE), cells, obj_image) for name_E in names_NE]
-        seen_KN = torch.stack([peaks_of(logits_KHW, inside_KM) for logits_KHW in asked_KNHW], dim=1)
+        asked_KHW = [self(name_E.expand_as(queries_KE), cells, obj_image) for name_E in names_NE]
+        seen_KN = torch.stack([peaks_of(logits_KHW, inside_KM) for logits_KHW in asked_KHW], dim=1)
         named_K = (said_KN.log_softmax(dim=1) + like_KN.log_softmax(dim=1) + F.logsigmoid(seen_KN)).argmax(dim=1)
-        is_meant_K1 = (like_KN.argmax(dim=1) == named_K)[:, None]
-        return named_K, torch.where(is_meant_K1, queries_KE, names_NE[named_K])
+        is_meant_K = like_KN.argmax(dim=1) == named_K
+        agreed_K = is_meant_K & (said_KN.argmax(dim=1) == named_K)
+        return named_K, agreed_K, torch.where(is_meant_K[:, None], queries_KE, names_NE[named_K])
 
     def embed(self, logits_KHW: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:
         """For SAM's mask decoder: one learned vector wherever the coarse mask is, (K, C, h, w); nothing at first.
@@ -125,12 +126,6 @@ def box_around(logits_KHW: torch.Tensor, centers_norm_KM2: torch.Tensor, inside_
     mean_K12 = (share_KM1 * centers_norm_KM2).sum(dim=1, keepdim=True)
     variance_K2 = (share_KM1 * (centers_norm_KM2 - mean_K12) ** 2).sum(dim=1)
     return torch.cat([mean_K12[:, 0], SIDE_PER_DEVIATION * (variance_K2 + 1e-5).sqrt()], dim=1)
-
-
-def common_share(one_KHW: torch.Tensor, other_KHW: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:
-    """How much two coarse masks of logits have in common: the Dice (K,) of their probabilities in the image."""
-    one_KM, other_KM = (logits_KHW.sigmoid().flatten(1) * inside_KM for logits_KHW in (one_KHW, other_KHW))
-    return 2 * torch.minimum(one_KM, other_KM).sum(dim=1) / (one_KM + other_KM).sum(dim=1)
 
 
 def peaks_of(logits_KHW: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:

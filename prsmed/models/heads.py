@@ -10,14 +10,14 @@ from torch import nn
 
 from prsmed.geometry import Frame, in_image
 from prsmed.models.box_head import BoxHead
-from prsmed.models.coarse_mask import CoarseMask, box_around, common_share, peaks_of
+from prsmed.models.coarse_mask import CoarseMask, box_around, peaks_of
 from prsmed.models.routers import CandidateRouter
 
 
 @dataclass
 class Pointed:
     """What the heads make of K objects' candidates; names as in `MediSeeOutput`, `text_embeds` (K, 1, width),
-    `queries`, `coarse_logits` (K, h, w), `coarse_peaks`, `named`, `agreement` (K,); `coarse_embeds` (K, width, h, w)
+    `queries`, `coarse_logits` (K, h, w), `coarse_peaks`, `named`, `agreed` (K,); `coarse_embeds` (K, width, h, w)
     of the coarse mask on the map."""
 
     seg_states: torch.Tensor
@@ -27,7 +27,7 @@ class Pointed:
     coarse_logits: torch.Tensor | None
     coarse_peaks: torch.Tensor | None
     named: torch.Tensor | None
-    agreement: torch.Tensor | None
+    agreed: torch.Tensor | None
     coarse_embeds: torch.Tensor | None
     boxes_cxcywh: torch.Tensor | None
     box_weights: torch.Tensor | None
@@ -71,27 +71,29 @@ class Heads(nn.Module):
         obj_image: torch.Tensor,
         frame: Frame,
         canonical_hw_px: Sequence[tuple[int, int]],
-        known: tuple[torch.Tensor, torch.Tensor] | None = None,
+        known: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     ) -> Pointed:
         """Where candidates (K, n, D) point.
 
         Args:
-            known: mean embeddings (N, D) of the names of what an answer may be about, and log-probabilities (K, N) that
-                it says so.
+            known: mean embeddings (N, D) of the names of what an answer may be about, log-probabilities (K, N) that it
+                says so, and the probability (K,) that it names any of them; below one half nothing is decided.
         """
         seg_states, seg_weights = self.seg_router(candidates_KND)
         queries = coarse_logits = peaks = coarse_embeds = first_cxcywh = boxes_cxcywh = box_weights = None
-        named = agreement = None
+        named = agreed = None
         if self.coarse is not None and cells is not None:
             queries = self.coarse.query(seg_states)
             centers_KM2 = frame.patch_centers_norm(cells.shape[-1], canonical_hw_px).to(cells)[obj_image]
             inside_KM = in_image(centers_KM2)
-            coarse_logits = self.coarse(queries, cells, obj_image)
+            asked = queries
             if known is not None:
-                own_logits, names_NE = coarse_logits, self.coarse.named(known[0])
-                named, asked = self.coarse.decide(queries, names_NE, known[1], cells, obj_image, inside_KM)
-                coarse_logits = self.coarse(asked, cells, obj_image)
-                agreement = common_share(own_logits, coarse_logits, inside_KM)
+                names_NE, (said_KN, known_prob_K) = self.coarse.named(known[0]), known[1:]
+                named, agreed, asked = self.coarse.decide(queries, names_NE, said_KN, cells, obj_image, inside_KM)
+                is_known_K = known_prob_K >= 0.5
+                named, agreed = named.masked_fill(~is_known_K, -1), agreed & is_known_K
+                asked = torch.where(is_known_K[:, None], asked, queries)
+            coarse_logits = self.coarse(asked, cells, obj_image)
             peaks, coarse_embeds = peaks_of(coarse_logits, inside_KM), self.coarse.embed(coarse_logits, inside_KM)
             first_cxcywh = box_around(coarse_logits, centers_KM2, inside_KM)
         if self.box_head is not None and self.box_router is not None:
@@ -106,7 +108,7 @@ class Heads(nn.Module):
             coarse_logits,
             peaks,
             named,
-            agreement,
+            agreed,
             coarse_embeds,
             boxes_cxcywh,
             box_weights,

@@ -114,7 +114,8 @@ class LanguageBackbone(nn.Module):
     def likelihoods(
         self, cache: Cache, attention_mask: torch.Tensor, last_ids_K1: torch.Tensor, ids_NL: torch.Tensor
     ) -> torch.Tensor:
-        """Log-probabilities (K, N) of N texts as what comes next in each of K rows; the cache is left as it was.
+        """Log-probabilities (K, N, L) of N texts' tokens as what comes next in each of K rows, 0 behind the shorter
+        ones; the cache is left as it was.
 
         Args:
             attention_mask: (K, T) which places of the cache hold something.
@@ -272,7 +273,7 @@ class CausalBackbone(LanguageBackbone):
         cache.crop(-len(visible_QQ))
         log_prob_KQV = self.logits(hidden_KQD).float().log_softmax(dim=-1)
         predicted_by_NL = torch.where(place_M % length == 0, 0, place_M).unflatten(0, (texts, length))
-        return (log_prob_KQV[:, predicted_by_NL, known_NL] * (ids_NL >= 0)).sum(dim=2)
+        return log_prob_KQV[:, predicted_by_NL, known_NL] * (ids_NL >= 0)
 
     @torch.no_grad()
     def embed_words(self, ids_KW: torch.Tensor) -> torch.Tensor:

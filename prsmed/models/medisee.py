@@ -46,8 +46,7 @@ class MediSeeOutput(ModelOutput):
         coarse_peaks, absent_peaks: the surest cells' logits of coarse masks, (K,) of the questions and (A,) of the
             names of what is not there.
         named: (K,) which known thing each answer is about; None where nothing is known.
-        agreement: (K,) what the coarse mask that a question asks for by itself and the one of what its answer is about
-            have in common, the Dice of their probabilities; None where nothing is known.
+        agreed: (K,) whether words and question, each by itself, mean it too; None where nothing is known.
         queries, names: (K, E) of questions and of names, which these masks answer.
         seg_weights, box_weights: (K, n), how loud each candidate was.
         seg_states: (K, D), what the mask decoder was prompted with, before its projection.
@@ -63,7 +62,7 @@ class MediSeeOutput(ModelOutput):
     coarse_peaks: torch.Tensor | None = None
     absent_peaks: torch.Tensor | None = None
     named: torch.Tensor | None = None
-    agreement: torch.Tensor | None = None
+    agreed: torch.Tensor | None = None
     queries: torch.Tensor | None = None
     names: torch.Tensor | None = None
     seg_weights: torch.Tensor | None = None
@@ -87,7 +86,7 @@ class Seen:
         ids: (K, L) the answers, negative where a row has no token; None where no words were asked for.
         pointed: (K,) whether the words did; None in `forced` mode.
         named: (K,) which of the known things each answer is about, negative where that was not decided.
-        agreement: (K,) as in `MediSeeOutput`; NaN where nothing was decided.
+        agreed: (K,) as in `MediSeeOutput`; False where nothing was decided.
     """
 
     mask_logits: torch.Tensor
@@ -96,7 +95,7 @@ class Seen:
     ids: torch.Tensor | None
     pointed: torch.Tensor | None
     named: torch.Tensor
-    agreement: torch.Tensor
+    agreed: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,23 @@ class Known:
 
     Attributes:
         name_ids: (N, W) the words of their names, negative behind the shorter ones.
-        statement_ids: (N, L) how an answer about each begins, the same.
+        statement_ids: (N, L) how an answer about each begins, the same: a lead ("This is the") and the name.
+        lead: (N, L) bool, which of them are the lead.
     """
 
     name_ids: torch.Tensor
     statement_ids: torch.Tensor
+    lead: torch.Tensor
+
+    def likelihoods(self, log_prob_KNL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How likely (K, N) each statement is, in logarithms, and how likely (K,) it is that a known name follows the
+        leads."""
+        said_KN, lead_KN = log_prob_KNL.sum(dim=2), (log_prob_KNL * self.lead).sum(dim=2)
+        leads_NL = self.statement_ids.masked_fill(~self.lead, -1)
+        is_first_N = (leads_NL[:, None] == leads_NL).all(dim=2).int().argmax(dim=1) == torch.arange(
+            len(leads_NL), device=leads_NL.device
+        )
+        return said_KN, (said_KN.logsumexp(dim=1) - lead_KN[:, is_first_N].logsumexp(dim=1)).exp()
 
 
 @dataclass(frozen=True)
@@ -287,18 +298,18 @@ class MediSee(nn.Module):
         obj_image: torch.Tensor,
         canonical_hw_px: Sequence[tuple[int, int]],
         common_hw_px: tuple[int, int],
-        said: tuple[torch.Tensor, torch.Tensor] | None = None,
+        said: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     ) -> MediSeeOutput:
         """From the candidates' states to boxes, in float32 throughout, and masks, in the precision of the day.
 
         A box in bf16 would be wrong by up to two of 1024 pixels; a mask's outline hardly moves, in half the time.
 
         Args:
-            said: names (N, W) of what answers may be about, and how likely (K, N) each is to be said.
+            said: names (N, W) of what answers may be about, and what `Known.likelihoods` says of them.
         """
         with full_precision(candidates_KND):
             features, frame, boxes_px = looked.maps.features.float(), self.encoder.frame, None
-            known = None if said is None else (self.language.embed_words(said[0]), said[1])
+            known = None if said is None else (self.language.embed_words(said[0]), *said[1:])
             pointed = self.heads(candidates_KND.float(), looked.cells, obj_image, frame, canonical_hw_px, known)
             if self.box_prompt:
                 sides_px = frame.content_xyxy_px(canonical_hw_px).to(candidates_KND.device)
@@ -312,7 +323,7 @@ class MediSee(nn.Module):
             queries=pointed.queries,
             coarse_peaks=pointed.coarse_peaks,
             named=pointed.named,
-            agreement=pointed.agreement,
+            agreed=pointed.agreed,
         )
         if self.heads.coarse is not None and pointed.coarse_logits is not None:
             output.coarse_logits = frame.leave(pointed.coarse_logits[:, None], hw_px, common_hw_px)
@@ -356,7 +367,8 @@ class MediSee(nn.Module):
             input_ids, attention_mask: (K, T) of questions without answers, padded on the right.
             obj_image: (K,) which image each asks about.
             max_new_tokens: of the words after the candidates; 0: no words.
-            known: what answers may be about: with a coarse mask, each is about one of these.
+            known: what answers may be about. With a coarse mask it is decided which, unless the words are likelier to
+                name something else.
             encoded, prefix: what `encode_image` and `language.read_prefix` gave for these images.
         """
         looked = encoded or self.encode_image(image_BCHW, canonical_hw_px)
@@ -371,12 +383,12 @@ class MediSee(nn.Module):
         hw_px, objects = _hw_px(image_BCHW), len(input_ids)
         mask_logits = torch.full((objects, 1, *hw_px), -torch.inf, device=input_ids.device)
         boxes = torch.full((objects, 4), torch.nan, device=input_ids.device)
-        named_K, agreement_K = torch.full_like(obj_image, -1), torch.full_like(boxes[:, 0], torch.nan)
+        named_K, agreed_K = torch.full_like(obj_image, -1), torch.zeros_like(found_K)
         if found_K.any():
             said = None
             if known is not None and looked.cells is not None:
-                likely_KN = self.language.likelihoods(cache, begun.mask, begun.ids[:, -1:], known.statement_ids)
-                said = known.name_ids, likely_KN[found_K]
+                tokens_KNL = self.language.likelihoods(cache, begun.mask, begun.ids[:, -1:], known.statement_ids)
+                said = known.name_ids, *known.likelihoods(tokens_KNL[found_K])
             states_KND = begun.states[found_K]
             output = self.point(looked, states_KND, obj_image[found_K], canonical_hw_px, hw_px, said)
             if presence_logit is not None and output.coarse_peaks is not None:
@@ -384,15 +396,15 @@ class MediSee(nn.Module):
             shown_K = torch.ones_like(found_K) if presence_logit is None else presence_logit >= 0
             of_found_K = shown_K[found_K]
             assert output.mask_logits is not None
-            if output.named is not None and output.agreement is not None:
-                named_K[found_K], agreement_K[found_K] = output.named, output.agreement
+            if output.named is not None and output.agreed is not None:
+                named_K[found_K], agreed_K[found_K] = output.named, output.agreed
             mask_logits[found_K & shown_K] = output.mask_logits[of_found_K]
             if output.boxes_cxcywh is not None:
                 boxes[found_K & shown_K] = cxcywh_to_xyxy(output.boxes_cxcywh)[of_found_K]
         ids = self._words(begun, cache, known, named_K, end_id, max_new_tokens) if max_new_tokens else None
         pointed = None if presence_logit is None else found_K
         boxes_xyxy_norm = boxes if self.heads.box_head is not None else None
-        return Seen(mask_logits, boxes_xyxy_norm, presence_logit, ids, pointed, named_K, agreement_K)
+        return Seen(mask_logits, boxes_xyxy_norm, presence_logit, ids, pointed, named_K, agreed_K)
 
     def _forced(self, rest_ids: torch.Tensor, cache: Cache, mask: torch.Tensor, end_id: int) -> Begun:
         """The last candidate is left to be read with what follows it, as after generation."""

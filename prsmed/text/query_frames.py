@@ -74,10 +74,10 @@ def words_for(target: Target, entry: Entry | None, modality: str | None, *, is_s
     return words
 
 
-def statement_of(name: str) -> str:
-    """How an answer about a target begins, as in training: "This is the liver"."""
-    words = (_PLURAL if is_plural(name) else _SINGULAR) | {"name": name}
-    return _capital(load_frames("train").answers["naming"][0].format_map(words)).rstrip(".")
+def lead_of(name: str) -> str:
+    """How an answer about a target begins, before its name and as in training: "This is the"."""
+    words = (_PLURAL if is_plural(name) else _SINGULAR) | {"name": "."}
+    return _capital(load_frames("train").answers["naming"][0].format_map(words)).rstrip(" .")
 
 
 def fill(sentences: list[str], words: Mapping[str, Any], rng: np.random.Generator) -> str:
