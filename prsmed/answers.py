@@ -19,8 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 from prsmed.data.predictions import to_soft
 from prsmed.geometry import Geometry, PatientAxes, mask_to_box
 from prsmed.models.encoders import Looked
+from prsmed.models.known import Known
 from prsmed.models.language import ReadPrefix
-from prsmed.models.medisee import Known, MediSee
+from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.samples import findings_of
 from prsmed.text.encode import IGNORE_ID, TextEncoder, word_ids

@@ -11,6 +11,7 @@ from torch import nn
 from prsmed.geometry import Frame, in_image
 from prsmed.models.box_head import BoxHead
 from prsmed.models.coarse_mask import CoarseMask, box_around, peaks_of
+from prsmed.models.known import Said
 from prsmed.models.routers import CandidateRouter
 
 
@@ -71,14 +72,10 @@ class Heads(nn.Module):
         obj_image: torch.Tensor,
         frame: Frame,
         canonical_hw_px: Sequence[tuple[int, int]],
-        known: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+        said: Said | None = None,
     ) -> Pointed:
-        """Where candidates (K, n, D) point.
-
-        Args:
-            known: mean embeddings (N, D) of the names of what an answer may be about, log-probabilities (K, N) that it
-                says so, and the probability (K,) that it names any of them; below one half nothing is decided.
-        """
+        """Where candidates (K, n, D) point. Where the words `said` are likelier to name something unknown than anything
+        known, it is not decided what is meant."""
         seg_states, seg_weights = self.seg_router(candidates_KND)
         queries = coarse_logits = peaks = coarse_embeds = first_cxcywh = boxes_cxcywh = box_weights = None
         named = agreed = None
@@ -87,10 +84,9 @@ class Heads(nn.Module):
             centers_KM2 = frame.patch_centers_norm(cells.shape[-1], canonical_hw_px).to(cells)[obj_image]
             inside_KM = in_image(centers_KM2)
             asked = queries
-            if known is not None:
-                names_NE, (said_KN, known_prob_K) = self.coarse.named(known[0]), known[1:]
-                named, agreed, asked = self.coarse.decide(queries, names_NE, said_KN, cells, obj_image, inside_KM)
-                is_known_K = known_prob_K >= 0.5
+            if said is not None:
+                names_NE, is_known_K = self.coarse.named(said.names), said.known_prob >= 0.5
+                named, agreed, asked = self.coarse.decide(queries, names_NE, said.log_prob, cells, obj_image, inside_KM)
                 named, agreed = named.masked_fill(~is_known_K, -1), agreed & is_known_K
                 asked = torch.where(is_known_K[:, None], asked, queries)
             coarse_logits = self.coarse(asked, cells, obj_image)

@@ -19,6 +19,7 @@ from prsmed.geometry import cxcywh_to_xyxy, in_image
 from prsmed.models.coarse_mask import peaks_of
 from prsmed.models.encoders import EncodedImage, Looked, SegmentationEncoder
 from prsmed.models.heads import Heads
+from prsmed.models.known import Known, Said
 from prsmed.models.language import LanguageBackbone, ReadPrefix
 from prsmed.models.prs_med import last_states, rest_frozen
 from prsmed.models.sam import SamPrompting, full_precision
@@ -96,31 +97,6 @@ class Seen:
     pointed: torch.Tensor | None
     named: torch.Tensor
     agreed: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Known:
-    """N things that an answer may be about.
-
-    Attributes:
-        name_ids: (N, W) the words of their names, negative behind the shorter ones.
-        statement_ids: (N, L) how an answer about each begins, the same: a lead ("This is the") and the name.
-        lead: (N, L) bool, which of them are the lead.
-    """
-
-    name_ids: torch.Tensor
-    statement_ids: torch.Tensor
-    lead: torch.Tensor
-
-    def likelihoods(self, log_prob_KNL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """How likely (K, N) each statement is, in logarithms, and how likely (K,) it is that a known name follows the
-        leads."""
-        said_KN, lead_KN = log_prob_KNL.sum(dim=2), (log_prob_KNL * self.lead).sum(dim=2)
-        leads_NL = self.statement_ids.masked_fill(~self.lead, -1)
-        is_first_N = (leads_NL[:, None] == leads_NL).all(dim=2).int().argmax(dim=1) == torch.arange(
-            len(leads_NL), device=leads_NL.device
-        )
-        return said_KN, (said_KN.logsumexp(dim=1) - lead_KN[:, is_first_N].logsumexp(dim=1)).exp()
 
 
 @dataclass(frozen=True)
@@ -298,19 +274,18 @@ class MediSee(nn.Module):
         obj_image: torch.Tensor,
         canonical_hw_px: Sequence[tuple[int, int]],
         common_hw_px: tuple[int, int],
-        said: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+        said: Said | None = None,
     ) -> MediSeeOutput:
         """From the candidates' states to boxes, in float32 throughout, and masks, in the precision of the day.
 
         A box in bf16 would be wrong by up to two of 1024 pixels; a mask's outline hardly moves, in half the time.
 
         Args:
-            said: names (N, W) of what answers may be about, and what `Known.likelihoods` says of them.
+            said: what the words say of what answers may be about.
         """
         with full_precision(candidates_KND):
             features, frame, boxes_px = looked.maps.features.float(), self.encoder.frame, None
-            known = None if said is None else (self.language.embed_words(said[0]), *said[1:])
-            pointed = self.heads(candidates_KND.float(), looked.cells, obj_image, frame, canonical_hw_px, known)
+            pointed = self.heads(candidates_KND.float(), looked.cells, obj_image, frame, canonical_hw_px, said)
             if self.box_prompt:
                 sides_px = frame.content_xyxy_px(canonical_hw_px).to(candidates_KND.device)
                 boxes_px = cxcywh_to_xyxy(pointed.boxes_cxcywh) * sides_px[obj_image]
@@ -387,8 +362,8 @@ class MediSee(nn.Module):
         if found_K.any():
             said = None
             if known is not None and looked.cells is not None:
-                tokens_KNL = self.language.likelihoods(cache, begun.mask, begun.ids[:, -1:], known.statement_ids)
-                said = known.name_ids, *known.likelihoods(tokens_KNL[found_K])
+                log_prob_KNL = self.language.likelihoods(cache, begun.mask, begun.ids[:, -1:], known.statement_ids)
+                said = known.said(log_prob_KNL[found_K], self.language.embed_words(known.name_ids))
             states_KND = begun.states[found_K]
             output = self.point(looked, states_KND, obj_image[found_K], canonical_hw_px, hw_px, said)
             if presence_logit is not None and output.coarse_peaks is not None:

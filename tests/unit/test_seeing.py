@@ -1,6 +1,7 @@
 """Asking MediSee: a session's record, refusals, the batch of an evaluation, and its score."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -14,8 +15,6 @@ from bundle.scoring import ScoreHandler, prediction_of
 from prsmed.answers import RawAnswers, answer_batch, detected_box
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.errors import RequestError
-from prsmed.geometry import in_image
-from prsmed.models.coarse_mask import common_share
 from prsmed.predictor import Predictor, shipped_model
 from prsmed.query_samples import query_items
 from prsmed.samples import add_text, collate, load_item
@@ -96,55 +95,56 @@ def test_an_answer_explains_points_and_is_named_by_its_sentence(predictor, pictu
 def test_an_answer_is_about_what_was_decided(predictor, picture, mode):
     predictor.network = small_medisee(coarse_width=16)
     predictor.network.mode = mode
-    _says(predictor, "", points=True)
-    session, coarse = predictor.open(picture, modality="ct"), predictor.network.heads.coarse
-    decided = session.raw(QUESTION)
-    assert decided.named[0] in predictor.info["targets"] and 0 <= float(decided.agreement[0]) <= 1
+    session, coarse, language = predictor.open(picture, modality="ct"), *_parts(predictor)
+    statements = []
+
+    def likelihoods(cache, mask, last_ids, ids, *, says=0):
+        statements[:] = [predictor.text.decode(row) for row in ids]
+        log_prob = torch.zeros(1, *ids.shape)
+        log_prob[0, 1 - says] = -9.0
+        return log_prob
+
+    def asked(says: int):
+        _says(predictor, "", points=True)
+        language.likelihoods = partial(likelihoods, says=says)
+        return session.raw(QUESTION)
+
     with torch.no_grad():
         words = word_ids([*predictor.info["targets"]], predictor.text.tokenizer)
-        of_names = coarse.named(predictor.network.language.embed_words(words))
+        of_names = coarse.named(language.embed_words(words))
     for number, name in enumerate(predictor.info["targets"]):
-        other = of_names[[1 - number]]
-        coarse.query.forward = lambda states, other=other: other  # the question by itself asks for the other one
-        coarse.decide = lambda queries, names, *_, number=number: (torch.tensor([number]), names[[number]])
-        _says(predictor, "", points=True)
-        raw = session.raw(QUESTION)
-        assert raw.named == [name] and raw.texts[0].startswith(f"This is the {name}")
-        masks = [coarse(query, session._encoded.cells, torch.tensor([0])) for query in (of_names[[number]], other)]
-        side = session._encoded.cells.shape[-1]
-        centers = predictor.network.encoder.frame.patch_centers_norm(side, [session.geometry.canonical_hw_px])
-        expected = float(common_share(*masks, in_image(centers)).detach())
-        assert float(raw.agreement[0]) == pytest.approx(expected, abs=1e-4) and expected < 0.999
-    coarse.query.forward = lambda states: of_names[[1]]
+        coarse.query.forward = lambda states, number=number: of_names[[number]]
+        raw = asked(number)
+        assert statements == ["This is the liver", "This is the inferior vena cava"]
+        assert raw.named == [name] and raw.agreed == [True] and raw.texts[0].startswith(statements[number])
+        assert asked(1 - number).agreed == [False], "the words mean one thing, the question the other"
     _says(predictor, "", points=True)
-    assert float(session.raw(QUESTION).agreement[0]) == pytest.approx(1, abs=1e-4)
-    del coarse.decide
-    silent = answer_batch(
-        predictor.network,
-        {**predictor.questions(QUESTION, 1), "image": session._image_BCHW, "geometry": [session.geometry]},
-        predictor.text,
-        words=False,
-    )
-    assert silent.named == [None] and silent.agreement.isnan().all(), "nothing known, nothing decided"
+    batch = {**predictor.questions(QUESTION, 1), "image": session._image_BCHW, "geometry": [session.geometry]}
+    alone = answer_batch(predictor.network, batch, predictor.text, words=False)
+    assert alone.named == [None] and alone.agreed == [None], "nothing known, nothing decided"
+
+
+def _parts(predictor):
+    return predictor.network.heads.coarse, predictor.network.language
 
 
 def test_readings_that_differ_are_told(predictor, picture, monkeypatch):
-    def asked(agreement: float, *, bright: float = 1.0):
+    def asked(agreed: bool | None, *, bright: float = 1.0):
         mask = torch.zeros(1, 1, 40, 64)
         mask[..., 5:15, 5:15] = bright
-        decided = {"pointed": torch.tensor([True]), "named": ["liver"], "agreement": torch.tensor([agreement])}
+        decided = {"pointed": torch.tensor([True]), "named": ["liver"], "agreed": [agreed]}
         raw = RawAnswers(mask, torch.tensor([0.9]), ["This is the liver: it makes bile."], **decided)
         monkeypatch.setattr(prsmed.sessions, "answer_batch", lambda *_, **__: raw)
         return predictor.open(picture, modality="ct").ask(QUESTION)
 
-    doubted = asked(0.4)
-    assert doubted.contradictions == ["the question by itself points at something else than the liver"]
+    doubted = asked(False)
+    assert doubted.contradictions == ["the model's words and the question by itself do not both mean the liver"]
     assert doubted.text_source == "rule" and "liver" in doubted.text and doubted.objects[0].mask.any()
     assert (doubted.target, doubted.kind) == ("liver", "organ")
-    for agreement in (0.6, float("nan")):
-        same = asked(agreement)
+    for agreed in (True, None):
+        same = asked(agreed)
         assert not same.contradictions and same.text == "This is the liver: it makes bile." and same.target == "liver"
-    assert not any("by itself" in line for line in asked(0.4, bright=0.0).contradictions), "nothing is marked"
+    assert not any("by itself" in line for line in asked(False, bright=0.0).contradictions), "nothing is marked"
 
 
 def test_a_refusal_has_no_mask_and_no_box(predictor, picture):
@@ -358,8 +358,7 @@ def test_pictures_of_a_batch_are_encoded_once_and_scored(predictor, preprocessin
         detected_box(single, 0, alone["geometry"][0].slice_hw_px), abs=0.05
     )
     raw.texts = ["This is the liver."] * len(items)
-    raw.agreement = torch.full((len(items),), torch.nan)
-    raw.agreement[[1, 4]] = torch.tensor([0.49, 0.51])
+    raw.agreed = [None, False, None, None, True, *[None] * 5]
     handler = ScoreHandler(items, manifest=manifest, thresholds={"mask": 0.5, "presence": 0.5}, zone_rule="posmed")
     for row, _ in enumerate(items):
         handler.scorer.add(row, prediction_of(raw, batch, row))

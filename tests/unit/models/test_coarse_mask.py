@@ -8,8 +8,8 @@ import torch
 from prsmed.geometry import Frame
 from prsmed.losses import MediSeeLoss
 from prsmed.models.box_head import BoxHead
-from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around, common_share, peaks_of
-from prsmed.models.medisee import Known
+from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around, peaks_of
+from prsmed.models.known import Known
 from prsmed.text.encode import word_ids
 from tests.unit.small_medisee import HW, gradient, loss_batch, passed, small_medisee, small_text, turns_of, two_pictures
 
@@ -109,16 +109,6 @@ def test_a_peak_in_the_padding_is_none():
     assert peaks_of(logits, inside).tolist() == [0.5]
 
 
-def test_coarse_masks_have_the_dice_of_their_probabilities_in_common():
-    here = torch.tensor([[[30.0, 30.0], [-30.0, -30.0]], [[30.0, -30.0], [-30.0, -30.0]]])
-    there = torch.tensor([[[30.0, -30.0], [-30.0, 30.0]], [[-30.0, 30.0], [-30.0, -30.0]]])
-    every, first_column = torch.ones(2, 4).bool(), torch.tensor([[True, False, True, False]] * 2)
-    torch.testing.assert_close(common_share(here, there, every), torch.tensor([0.5, 0.0]))
-    torch.testing.assert_close(common_share(here, there, first_column), torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(common_share(here, here, every), torch.ones(2))
-    assert common_share(here, there * torch.nan, every).isnan().all()
-
-
 def test_what_lights_up_no_cell_is_not_shown(text, image):
     network = small_medisee(coarse_width=16)
     states, obj_image = torch.randn(4, 2, network.language.hidden_width), torch.tensor([1, 0, 1, 0])
@@ -158,11 +148,13 @@ def test_a_name_is_what_is_likely_said_meant_and_seen():
     cells, inside = torch.randn(2, 16, 3, 3) * 0.1, torch.ones(3, 9, dtype=torch.bool)
     queries = names[[1, 1, 1]]
     even = torch.zeros(3, 4)
+    even[:, 1] = 1e-3
 
     def decide(said, cells=cells):
-        named, asked = coarse.decide(queries, names, said, cells, obj_image, inside)
+        named, agreed, asked = coarse.decide(queries, names, said, cells, obj_image, inside)
         for row, name in enumerate(named.tolist()):
             torch.testing.assert_close(asked[row], queries[row] if name == 1 else names[name])
+            assert agreed[row] == (name == 1 == int(said[row].argmax()))
         return named.tolist()
 
     assert decide(even) == [1, 1, 1], "the query's own"
@@ -177,12 +169,26 @@ def test_a_name_is_what_is_likely_said_meant_and_seen():
     assert decide(even, shows) == [1, 1, 1], "in the padding nothing is seen"
 
 
+def test_known_is_what_follows_the_leads_by_half():
+    ids = torch.tensor([[1, 2, 5, -1], [1, 2, 6, 7], [3, 4, 8, -1]])
+    known = Known(ids, ids, torch.tensor([[True, True, False, False]] * 3))
+    log_prob = torch.tensor([[0.5, 0.4, 0.25, 1.0], [0.5, 0.4, 0.5, 0.5], [0.5, 0.2, 0.1, 1.0]]).log()[None]
+    names = torch.randn(3, 8)
+    said = known.said(log_prob, names)
+    torch.testing.assert_close(said.log_prob.exp(), torch.tensor([[0.05, 0.05, 0.01]]))
+    torch.testing.assert_close(said.known_prob, torch.tensor([0.11 / 0.3]))
+    assert said.names is names
+
+
 @pytest.mark.parametrize("mode", ["forced", "free"])
 def test_an_answer_begins_with_what_was_decided(text, image, mode):
     network = small_medisee(coarse_width=16)
     network.mode = mode
     statements = ["this is the liver", "these are the longer veins of the liver"]
-    known = Known(word_ids(["liver", "veins"], text.tokenizer), text.begin_ids(statements))
+    statement_ids = text.begin_ids(statements)
+    leads = [len(text.begin_ids([lead])[0]) for lead in ("this is the", "these are the longer")]
+    is_lead = torch.arange(statement_ids.shape[1]) < torch.tensor(leads)[:, None]
+    known = Known(word_ids(["liver", "veins"], text.tokenizer), statement_ids, is_lead)
     ids = text.encode("show the liver").input_ids.repeat(2, 1)
     ask = {"obj_image": torch.tensor([0, 1]), "end_id": text.end_id, "max_new_tokens": 4}
     original = type(network.language).logits
@@ -196,11 +202,14 @@ def test_an_answer_begins_with_what_was_decided(text, image, mode):
         return raw
 
     said = {"n": 0}
+    likely = torch.zeros(2, *statement_ids.shape)
+    network.language.likelihoods = Mock(return_value=likely)
     network.language.logits = points if mode == "free" else network.language.logits
     for number, statement in enumerate(statements):
         said["n"] = 0
         network.heads.coarse.decide = lambda queries, names, *_, number=number: (
             torch.full((len(queries),), number),
+            torch.ones(len(queries), dtype=torch.bool),
             names[[number] * len(queries)],
         )
         seen = network.ask(image, HW, ids, torch.ones_like(ids), known=known, **ask)
@@ -208,6 +217,16 @@ def test_an_answer_begins_with_what_was_decided(text, image, mode):
         assert texts[0].startswith(statement) and len(seen.ids[0]) == 2 + known.statement_ids.shape[1] + 4
         assert seen.named.tolist() == [number, number if mode == "forced" else -1]
         assert texts[1].startswith(statement) == (mode == "forced")
+        assert seen.agreed.tolist() == [True, mode == "forced"]
+    own = network.ask(image, HW, ids, torch.ones_like(ids), **ask) if mode == "forced" else None
+    network.language.likelihoods = Mock(return_value=likely.masked_fill(~is_lead, -3.0))
+    said["n"] = 0
+    other = network.ask(image, HW, ids, torch.ones_like(ids), known=known, **ask)
+    assert other.named.tolist() == [-1, -1] and not other.agreed.any(), "the words name something else"
+    assert not any(text.decode(row).startswith(tuple(statements)) for row in other.ids)
+    if own is not None:
+        torch.testing.assert_close(other.mask_logits, own.mask_logits)
+        assert torch.equal(other.ids, own.ids)
     plain = small_medisee()
     plain.mode = "forced"
     assert (plain.ask(image, HW, ids, torch.ones_like(ids), known=known, **ask).named == -1).all(), "no coarse mask"

@@ -105,6 +105,7 @@ def test_texts_read_together_are_as_likely_as_each_alone(backbone):
         last = torch.tensor([[12], [13]])
         before = [layer.keys.clone() for layer in cache.layers]
         likely = backbone.likelihoods(cache, MASK, last, ids)
+        assert likely.shape == (2, 3, 3) and (likely[:, ids < 0] == 0).all()
         assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
         for row, length in enumerate((6, 4)):
             begun = [*IDS[row, :length].tolist(), int(last[row, 0])]
@@ -112,8 +113,8 @@ def test_texts_read_together_are_as_likely_as_each_alone(backbone):
                 whole = torch.tensor([begun + text])
                 hidden, _ = backbone(whole, images[row : row + 1], torch.ones_like(whole))
                 log_prob = backbone.logits(hidden[0, -len(text) - 1 : -1]).log_softmax(dim=-1)
-                expected = sum(float(log_prob[place, token]) for place, token in enumerate(text))
-                assert float(likely[row, number]) == pytest.approx(expected, abs=1e-4)
+                expected = torch.stack([log_prob[place, token] for place, token in enumerate(text)])
+                torch.testing.assert_close(likely[row, number, : len(text)], expected, atol=1e-4, rtol=0)
 
 
 def _copy(cache: Cache) -> Cache:

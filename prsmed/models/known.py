@@ -1,0 +1,45 @@
+"""What MediSee's answers may be about: the targets that a model knows, and what its words say of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the words of K answers say of N known things.
+
+    Attributes:
+        names: (N, D) mean embeddings of the names.
+        log_prob: (K, N) of the answer's beginning with the statement about each.
+        known_prob: (K,) that what follows the leads is a known name.
+    """
+
+    names: torch.Tensor
+    log_prob: torch.Tensor
+    known_prob: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Known:
+    """N things that an answer may be about.
+
+    Attributes:
+        name_ids: (N, W) the words of their names, negative behind the shorter ones.
+        statement_ids: (N, L) how an answer about each begins, the same: a lead ("This is the") and the name.
+        is_lead: (N, L) which of them are the lead.
+    """
+
+    name_ids: torch.Tensor
+    statement_ids: torch.Tensor
+    is_lead: torch.Tensor
+
+    def said(self, log_prob_KNL: torch.Tensor, names_ND: torch.Tensor) -> Said:
+        """From the log-probabilities of the statements' tokens."""
+        said_KN, lead_KN = log_prob_KNL.sum(dim=2), (log_prob_KNL * self.is_lead).sum(dim=2)
+        leads_NL = self.statement_ids.masked_fill(~self.is_lead, -1)
+        first_N = (leads_NL[:, None] == leads_NL).all(dim=2).int().argmax(dim=1)
+        known_prob_K = (said_KN.logsumexp(dim=1) - lead_KN[:, first_N.unique()].logsumexp(dim=1)).exp()
+        return Said(names_ND, said_KN, known_prob_K)
