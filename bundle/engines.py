@@ -174,4 +174,5 @@ class ImageToMask(nn.Module):
             "image": image_BCHW,
             "geometry": [Geometry(hw_px, hw_px)] * len(image_BCHW),
         }
-        return answer_batch(self.network, batch, self.predictor.text, words=False).mask_prob
+        names = self.predictor.info.get("targets", ())
+        return answer_batch(self.network, batch, self.predictor.text, words=False, names=names).mask_prob

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
+import torch.nn.functional as F
 
 from prsmed.data.predictions import to_soft
 from prsmed.geometry import Geometry, PatientAxes, mask_to_box
@@ -49,7 +49,8 @@ class RawAnswers:
         pointed: bool (K,) whether the words of a model that explains point at something; None where it has no choice.
         named: the known thing that each answer is about, None where that was not decided; None from a network that
             does not decide it.
-        agreed: whether words and question, each by itself, mean that thing; where it was decided.
+        agreed: whether words and question, each by itself, mean that thing; False also where something was pointed at
+            and not decided, None where nothing was to be decided.
         timings_s: seconds for the mask and for the words.
     """
 
@@ -61,6 +62,10 @@ class RawAnswers:
     pointed: torch.Tensor | None = None
     named: list[str | None] | None = None
     agreed: list[bool | None] | None = None
+
+    def doubtful(self, row: int) -> bool:
+        """Whether it is not sure what was pointed at."""
+        return self.agreed is not None and self.agreed[row] is False
 
 
 @torch.no_grad()
@@ -122,6 +127,7 @@ def _see_batch(
     Where the model has no choice (`forced`), a target is as present as the surest pixel of its mask.
     """
     started, targets = time.perf_counter(), [*names]
+    decides = network.heads.coarse is not None and bool(targets)
     pictures = batch.get("picture") or list(range(len(batch["image"])))
     first = [pictures.index(name) for name in dict.fromkeys(pictures)]
     number_of = {pictures[row]: number for number, row in enumerate(first)}
@@ -142,17 +148,20 @@ def _see_batch(
     texts = None if seen.ids is None else [text.decode(row).strip() for row in seen.ids]
     timings_s = {"mask and text" if words else "mask": time.perf_counter() - started}
     named = [targets[number] if number >= 0 else None for number in seen.named.tolist()]
-    agreed = [both if name else None for name, both in zip(named, seen.agreed.tolist(), strict=True)]
-    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed, named, agreed)
+    pointed = [True] * len(named) if seen.pointed is None else seen.pointed.tolist()
+    agreed = [both if points else None for both, points in zip(seen.agreed.tolist(), pointed, strict=True)]
+    agreement = agreed if decides else None
+    return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed, named, agreement)
 
 
 def _known(names: Sequence[str], text: TextEncoder, device: torch.device) -> Known:
     """What an explanation may be about, in tokens."""
-    name_ids, lead_ids = word_ids(names, text.tokenizer), text.begin_ids([lead_of(name) for name in names])
-    parts = [(lead[lead >= 0], name[name >= 0]) for lead, name in zip(lead_ids, name_ids, strict=True)]
-    statement_ids = pad_sequence([torch.cat(both) for both in parts], batch_first=True, padding_value=IGNORE_ID)
-    is_lead = torch.arange(statement_ids.shape[1]) < torch.tensor([[len(lead)] for lead, _ in parts])
-    return Known(name_ids.to(device), statement_ids.to(device), is_lead.to(device))
+    leads = [lead_of(name) for name in names]
+    statement_ids = text.begin_ids([f"{lead} {name}" for lead, name in zip(leads, names, strict=True)])
+    lead_ids = text.begin_ids(leads)
+    lead_ids = F.pad(lead_ids, (0, statement_ids.shape[1] - lead_ids.shape[1]), value=IGNORE_ID)
+    is_lead = ((statement_ids == lead_ids) & (lead_ids >= 0)).int().cumprod(dim=1).bool()
+    return Known(word_ids(names, text.tokenizer).to(device), statement_ids.to(device), is_lead.to(device))
 
 
 def detected_box(raw: RawAnswers, row: int, hw_px: tuple[int, int]) -> tuple[float, float, float, float] | None:
@@ -274,7 +283,7 @@ def contradictions_of(
         elif overruled and parsed.kind != "none":
             found.append("the model's sentence points at something, but nothing in the image looks like it")
         elif (named := first_named(model_text, names)) not in (None, target) and thing.mask.any():
-            found.append(f"the model's sentence names the {named}, the mask looks like something else")
+            found.append(f"the model's sentence names the {named}, and it is not sure that this is meant")
         return found
     if parsed.kind == "unreadable":
         found.append("the model's sentence states no position that can be checked")

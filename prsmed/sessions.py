@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from prsmed.geometry import Geometry, mask_to_box
 from prsmed.loaded import UNNAMED, LoadedModel
 from prsmed.samples import findings_of
 from prsmed.text.grammar import is_plural
+from prsmed.text.naming import first_named
 from prsmed.text.patient import SIDE_UNANSWERABLE, expects_side, on_side, side_asked
 from prsmed.text.templates import rule_text
 from prsmed.types import Answer, AnswerObject, Finding, SliceRef, SourceImage
@@ -41,6 +41,7 @@ from prsmed.volumes import (
     VolumeAnswer,
     VolumeOptions,
     large_enough,
+    others_than_meant,
     statistics_of,
     volume_finding,
     voxel_mm3,
@@ -172,8 +173,8 @@ class Session:
             ),
             *side_contradictions(thing, target),
         ]
-        if raw.agreed and raw.agreed[0] is False and thing.mask.any():
-            contradictions.append(f"the model's words and the question by itself do not both mean the {target}")
+        if raw.doubtful(0) and thing.mask.any() and not first_named(raw.texts[0], self.model.info.get("targets", {})):
+            contradictions.append("the model's sentence names nothing that it was trained on")
         if explains and elsewhere and not thing.findings:
             contradictions.append(f"the model's sentence points at something, but not on the patient's {side}")
         if thing.present:
@@ -203,7 +204,12 @@ class Session:
         assert raw.texts is not None
         if self._denies_words(raw):
             return self.model.name_target(question)
-        return self.model.name_target(question, raw.texts[0])
+        if raw.doubtful(0):  # the question's own words name nothing either: they may be about what lies beside
+            warnings = ["what is marked has no name: the model's words, the question and the image do not agree on one"]
+            if side_asked(question):
+                warnings.append("the side that was asked about was not applied")
+            return UNNAMED, "lesion", warnings
+        return self.model.name_target(question, (raw.named and raw.named[0]) or raw.texts[0])
 
     def _denies_words(self, raw: RawAnswers) -> bool:
         """Whether the words point at something and the network all the same says that it is not there."""
@@ -321,7 +327,7 @@ class VolumeSession:
     def _draw(self, question: str, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """The mask of every slice in one bool volume, laid out as the image is, each slice's presence, and warnings.
 
-        Where the network decides slice by slice what is meant, the volume's answer is about what most was marked of.
+        Where the network decides slice by slice what is meant, slices about another thing are left out.
         """
         array, model = self.source.array, self.model
         # a small region may be the only one on the side that is asked about
@@ -329,8 +335,7 @@ class VolumeSession:
         # Pages of zeros that are never written take no memory.
         mask_ijk = np.zeros(array.shape, dtype=bool, order="F" if array.flags.f_contiguous else "C")
         presence_prob_S = np.zeros(array.shape[self.frame.array_axis])
-        total, area_px = len(presence_prob_S), Counter[str]()
-        named_S: list[str | None] = []
+        total, decided = len(presence_prob_S), dict[int, tuple[str | None, bool]]()
         for start in range(0, total, self.options.batch_size):
             indices = range(start, min(start + self.options.batch_size, total))
             images, geometries = zip(
@@ -343,24 +348,21 @@ class VolumeSession:
             }
             known = model.info.get("targets", ())
             raw = answer_batch(model.network, batch, model.text, words=False, names=known)
-            named_S += raw.named or [None] * len(indices)
             for row, index in enumerate(indices):
                 presence_prob_S[index] = float(raw.presence_prob[row])
                 soft_HW = soft_mask(raw.mask_prob[row], geometries[row])
                 mask_HW, is_present = drawn(soft_HW, presence_prob_S[index], thresholds)
                 if is_present and mask_HW.any():
                     geometries[row].volume.put(mask_HW, mask_ijk)
-                    if name := named_S[index]:
-                        area_px[name] += int(mask_HW.sum())
+                    decided[index] = raw.named[row] if raw.named else None, not raw.doubtful(row)
             if progress:
                 progress(indices.stop, total)
-        others = sorted(area_px.keys() - dict(area_px.most_common(1)))
-        for index, name in enumerate(named_S):
-            if name in others:
-                mask_ijk[(slice(None),) * self.frame.array_axis + (index,)] = False
-                presence_prob_S[index] = 0.0
-        notes = [f"in some slices the model took another thing for what is meant ({', '.join(others)}): left out"]
-        return mask_ijk, presence_prob_S, notes if others else []
+        others = others_than_meant(decided)
+        for index in others:
+            mask_ijk[(slice(None),) * self.frame.array_axis + (index,)] = False
+        names = ", ".join(sorted({name or UNNAMED for name in others.values()}))
+        notes = [f"in some slices the model took another thing for what is meant ({names}): left out"] if others else []
+        return mask_ijk, presence_prob_S, notes
 
     def _slice_session(self, index: int) -> Session:
         return Session(self.model, self.prepared, self.modality, SliceRef(self.options.axis, index))

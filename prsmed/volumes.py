@@ -7,6 +7,7 @@ Components are 26-connected, as regions of a picture are 8-connected.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -217,6 +218,20 @@ class VolumeFinding:
         words = ("zone", "picture_side", "picture_level", "patient_side", "ap", "si", "frame")
         own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "finding"}
         return {**own, **{name: getattr(self.finding, name) for name in words}}
+
+
+def others_than_meant(decided: Mapping[int, tuple[str | None, bool]]) -> dict[int, str | None]:
+    """The marked slices that are about another thing than the volume's answer, and what they are about.
+
+    The answer is about the thing of the most slices that are sure of it, of equals of the most slices.
+
+    Args:
+        decided: what each marked slice is about, and whether it is sure.
+    """
+    slices = Counter(name for name, _ in decided.values())
+    sure = Counter(name for name, is_sure in decided.values() if is_sure)
+    meant = max(slices, key=lambda name: (sure[name], slices[name]), default=None)
+    return {index: name for index, (name, _) in decided.items() if name != meant}
 
 
 def voxel_mm3(affine_ijk_to_ras: np.ndarray | Sequence[Sequence[float]]) -> float:

@@ -69,7 +69,7 @@ class CoarseMask(nn.Module):
         like_KN = names_NE.shape[1] ** -0.5 * queries_KE @ names_NE.T
         asked_KHW = [self(name_E.expand_as(queries_KE), cells, obj_image) for name_E in names_NE]
         seen_KN = torch.stack([peaks_of(logits_KHW, inside_KM) for logits_KHW in asked_KHW], dim=1)
-        named_K = (said_KN.log_softmax(dim=1) + like_KN.log_softmax(dim=1) + F.logsigmoid(seen_KN)).argmax(dim=1)
+        named_K = (said_KN + like_KN + F.logsigmoid(seen_KN)).argmax(dim=1)
         is_meant_K = like_KN.argmax(dim=1) == named_K
         agreed_K = is_meant_K & (said_KN.argmax(dim=1) == named_K)
         return named_K, agreed_K, torch.where(is_meant_K[:, None], queries_KE, names_NE[named_K])

@@ -13,7 +13,7 @@ class Said:
 
     Attributes:
         names: (N, D) mean embeddings of the names.
-        log_prob: (K, N) of the answer's beginning with the statement about each.
+        log_prob: (K, N) of the answer's beginning with the statement about each, and not with a longer one.
         known_prob: (K,) that what follows the leads is a known name.
     """
 
@@ -38,8 +38,13 @@ class Known:
 
     def said(self, log_prob_KNL: torch.Tensor, names_ND: torch.Tensor) -> Said:
         """From the log-probabilities of the statements' tokens."""
-        said_KN, lead_KN = log_prob_KNL.sum(dim=2), (log_prob_KNL * self.is_lead).sum(dim=2)
+        lead_KN = (log_prob_KNL * self.is_lead).sum(dim=2).double().exp()
+        prob_KN, length_N = log_prob_KNL.sum(dim=2).double().exp(), (self.statement_ids >= 0).sum(dim=1)
+        begins_NN = ((self.statement_ids[:, None] == self.statement_ids) | (self.statement_ids[:, None] < 0)).all(dim=2)
+        for number in length_N.argsort(descending=True).tolist():  # "kidney" is not what goes on as "kidney tumour"
+            is_longer_N = begins_NN[number] & (length_N > length_N[number])
+            prob_KN[:, number] -= prob_KN[:, is_longer_N].sum(dim=1)
         leads_NL = self.statement_ids.masked_fill(~self.is_lead, -1)
-        first_N = (leads_NL[:, None] == leads_NL).all(dim=2).int().argmax(dim=1)
-        known_prob_K = (said_KN.logsumexp(dim=1) - lead_KN[:, first_N.unique()].logsumexp(dim=1)).exp()
-        return Said(names_ND, said_KN, known_prob_K)
+        first_N = (leads_NL[:, None] == leads_NL).all(dim=2).int().argmax(dim=1).unique()
+        known_prob_K = prob_KN.sum(dim=1) / lead_KN[:, first_N].sum(dim=1)
+        return Said(names_ND, prob_KN.clamp(min=1e-300).log().float(), known_prob_K)

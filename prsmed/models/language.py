@@ -259,21 +259,24 @@ class CausalBackbone(LanguageBackbone):
         self, cache: Cache, attention_mask: torch.Tensor, last_ids_K1: torch.Tensor, ids_NL: torch.Tensor
     ) -> torch.Tensor:
         """All texts are read in one pass: each sees what lies before, the last token, and itself."""
-        rows, (texts, length) = len(last_ids_K1), ids_NL.shape
-        place_M = torch.arange(texts * length, device=ids_NL.device)
-        own_MM = (place_M[:, None] // length == place_M // length) & (place_M[:, None] >= place_M)
+        rows = len(last_ids_K1)
+        is_read_NL = F.pad(ids_NL[:, 1:] >= 0, (0, 1))  # a text's last token predicts nothing that is asked for
+        text_M, place_M = is_read_NL.nonzero(as_tuple=True)
+        own_MM = (text_M[:, None] == text_M) & (place_M[:, None] >= place_M)
         visible_QQ = F.pad(own_MM, (1, 0, 1, 0))
         visible_QQ[:, 0] = True
         before_KQT = attention_mask.bool()[:, None].expand(-1, len(visible_QQ), -1)
         visible_KQT = torch.cat([before_KQT, visible_QQ.expand(rows, -1, -1)], dim=2)
-        known_NL = ids_NL.clamp(min=0)
-        position_KQ = attention_mask.sum(dim=1, keepdim=True) + F.pad(place_M % length + 1, (1, 0))
-        ids_KQ = torch.cat([last_ids_K1, known_NL.flatten().expand(rows, -1)], dim=1)
+        position_KQ = attention_mask.sum(dim=1, keepdim=True) + F.pad(place_M + 1, (1, 0))
+        ids_KQ = torch.cat([last_ids_K1, ids_NL[is_read_NL].expand(rows, -1)], dim=1)
         hidden_KQD, _ = self(ids_KQ, None, visible_KQT[:, None], position_KQ, cache)
         cache.crop(-len(visible_QQ))
-        log_prob_KQV = self.logits(hidden_KQD).float().log_softmax(dim=-1)
-        predicted_by_NL = torch.where(place_M % length == 0, 0, place_M).unflatten(0, (texts, length))
-        return log_prob_KQV[:, predicted_by_NL, known_NL] * (ids_NL >= 0)
+        logits_KQV = self.logits(hidden_KQD).float()
+        number_NL = is_read_NL.flatten().cumsum(dim=0).view_as(is_read_NL)
+        predicted_by_NL = F.pad(number_NL[:, :-1], (1, 0))
+        log_prob_KNL = logits_KQV[:, predicted_by_NL, ids_NL.clamp(min=0)]
+        log_prob_KNL = log_prob_KNL - logits_KQV.logsumexp(dim=2)[:, predicted_by_NL]
+        return log_prob_KNL * (ids_NL >= 0)
 
     @torch.no_grad()
     def embed_words(self, ids_KW: torch.Tensor) -> torch.Tensor:

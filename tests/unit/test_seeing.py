@@ -121,7 +121,11 @@ def test_an_answer_is_about_what_was_decided(predictor, picture, mode):
     _says(predictor, "", points=True)
     batch = {**predictor.questions(QUESTION, 1), "image": session._image_BCHW, "geometry": [session.geometry]}
     alone = answer_batch(predictor.network, batch, predictor.text, words=False)
-    assert alone.named == [None] and alone.agreed == [None], "nothing known, nothing decided"
+    assert alone.named == [None] and alone.agreed is None, "nothing known, nothing decided"
+    language.likelihoods = lambda cache, mask, last_ids, ids: torch.full((1, *ids.shape), -3.0)
+    _says(predictor, "This is the liver.", points=True)
+    own = session.raw(QUESTION)
+    assert own.named == [None] and own.agreed == [False] and own.texts == ["This is the liver."]
 
 
 def _parts(predictor):
@@ -129,22 +133,30 @@ def _parts(predictor):
 
 
 def test_readings_that_differ_are_told(predictor, picture, monkeypatch):
-    def asked(agreed: bool | None, *, bright: float = 1.0):
+    def asked(agreed, *, bright=1.0, sentence="This is the liver: it makes bile.", named="liver", question=QUESTION):
         mask = torch.zeros(1, 1, 40, 64)
         mask[..., 5:15, 5:15] = bright
-        decided = {"pointed": torch.tensor([True]), "named": ["liver"], "agreed": [agreed]}
-        raw = RawAnswers(mask, torch.tensor([0.9]), ["This is the liver: it makes bile."], **decided)
+        decided = {"pointed": torch.tensor([True]), "named": [named], "agreed": [agreed]}
+        raw = RawAnswers(mask, torch.tensor([0.9]), [sentence], **decided)
         monkeypatch.setattr(prsmed.sessions, "answer_batch", lambda *_, **__: raw)
-        return predictor.open(picture, modality="ct").ask(QUESTION)
+        return predictor.open(picture, modality="ct").ask(question)
 
     doubted = asked(False)
-    assert doubted.contradictions == ["the model's words and the question by itself do not both mean the liver"]
-    assert doubted.text_source == "rule" and "liver" in doubted.text and doubted.objects[0].mask.any()
-    assert (doubted.target, doubted.kind) == ("liver", "organ")
+    assert doubted.contradictions == ["the model's sentence names the liver, and it is not sure that this is meant"]
+    assert doubted.text_source == "rule" and "liver" not in doubted.text and doubted.objects[0].mask.any()
+    assert (doubted.target, doubted.kind) == ("finding", "lesion")
+    no_name = "what is marked has no name: the model's words, the question and the image do not agree on one"
+    assert no_name in doubted.warnings
     for agreed in (True, None):
         same = asked(agreed)
         assert not same.contradictions and same.text == "This is the liver: it makes bile." and same.target == "liver"
-    assert not any("by itself" in line for line in asked(False, bright=0.0).contradictions), "nothing is marked"
+    unknown = asked(False, sentence="This is the prostate.", named=None)
+    assert unknown.contradictions == ["the model's sentence names nothing that it was trained on"]
+    assert unknown.text_source == "rule" and "prostate" not in unknown.text and unknown.target == "finding"
+    side = "the side that was asked about was not applied"
+    question = "Which organ on the patient's right makes bile?"
+    assert side in asked(False, question=question).warnings and side not in doubted.warnings
+    assert not any("not sure" in line for line in asked(False, bright=0.0).contradictions), "nothing is marked"
 
 
 def test_a_refusal_has_no_mask_and_no_box(predictor, picture):

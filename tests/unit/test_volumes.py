@@ -7,7 +7,15 @@ from scipy import ndimage
 from prsmed.errors import RequestError
 from prsmed.geometry import VolumeFrame
 from prsmed.text.findings import find
-from prsmed.volumes import Components, VolumeOptions, large_enough, statistics_of, volume_finding, voxel_mm3
+from prsmed.volumes import (
+    Components,
+    VolumeOptions,
+    large_enough,
+    others_than_meant,
+    statistics_of,
+    volume_finding,
+    voxel_mm3,
+)
 
 AFFINE = ((-2.0, 0.0, 0.0, 100.0), (0.0, 0.5, 0.0, -50.0), (0.0, 0.0, 4.0, 10.0), (0.0, 0.0, 0.0, 1.0))
 
@@ -149,3 +157,18 @@ def test_a_finding_in_millimetres() -> None:
 def test_nothing_found_is_said() -> None:
     record = statistics_of([], options=VolumeOptions(), removed=0, presence_prob_S=np.zeros(3), presence_threshold=0.5)
     assert record["volume_ml"] == 0 and record["summary"] == "In the volume: nothing is marked in 3 axial slices."
+
+
+@pytest.mark.parametrize(
+    ("decided", "others"),
+    [
+        ({}, {}),
+        ({0: (None, True), 4: (None, True)}, {}),
+        ({1: ("liver", True), 2: ("aorta", True), 3: ("aorta", False)}, {1: "liver"}),
+        ({1: ("liver", True), 2: ("aorta", False), 3: ("aorta", False)}, {2: "aorta", 3: "aorta"}),
+        ({1: ("liver", True), 2: (None, False), 3: (None, False)}, {2: None, 3: None}),
+        ({1: ("liver", False), 2: (None, False), 3: (None, False)}, {1: "liver"}),
+    ],
+)
+def test_slices_about_another_thing_than_most_that_are_sure(decided, others):
+    assert others_than_meant(decided) == others

@@ -35,8 +35,13 @@ ROWS = [
     _negative(6, "unreadable", NO_MASK, says_present=False, presence_prob=0.2, modality="ct"),
 ]
 
-LOOKS = ("readings_agree", "dice_agreed", "dice_disagreed")
-OF_QUERIES = ("decoder_box_iou", "decoder_acc_at_0.5", "names_target", *LOOKS)  # of box decoders and explanations alone
+AGREEING = ("readings_agree", "dice_agreed", "dice_disagreed")
+OF_QUERIES = (
+    "decoder_box_iou",
+    "decoder_acc_at_0.5",
+    "names_target",
+    *AGREEING,
+)  # of box decoders and explanations alone
 
 MORE = [*ROWS, row(7, "bottom-left", "bottom-left"), row(8, "center", "top-left")]  # zones that make a kappa
 
@@ -222,7 +227,7 @@ def test_every_number_has_an_interval_around_it():
     assert summarise(ROWS)["overall"]["intervals"] == {}
 
 
-def test_masks_that_look_as_named_are_scored_apart():
+def test_masks_of_which_the_readings_agree_are_scored_apart():
     rows = [
         row(0, "center", "", text_kind="silent", mask=_mask(0.8, 0.6), readings_agree=True),
         row(1, "center", "", text_kind="silent", mask=_mask(0.2, 0.1), readings_agree=False),
@@ -230,7 +235,7 @@ def test_masks_that_look_as_named_are_scored_apart():
         row(3, "", "", present=False, text_kind="silent", mask=_mask(0.0, 0.0), readings_agree=True),
     ]
     overall = summarise(rows)["overall"]
-    assert [overall[name] for name in LOOKS] == pytest.approx([2 / 3, 0.8, 0.2])
+    assert [overall[name] for name in AGREEING] == pytest.approx([2 / 3, 0.8, 0.2])
 
 
 def test_box_decoders_and_explanations_by_kind_and_length_of_the_question():

@@ -10,7 +10,7 @@ from prsmed.losses import MediSeeLoss
 from prsmed.models.box_head import BoxHead
 from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around, peaks_of
 from prsmed.models.known import Known
-from prsmed.text.encode import word_ids
+from prsmed.text.encode import pad_batch, word_ids
 from tests.unit.small_medisee import HW, gradient, loss_batch, passed, small_medisee, small_text, turns_of, two_pictures
 
 
@@ -160,7 +160,7 @@ def test_a_name_is_what_is_likely_said_meant_and_seen():
     assert decide(even) == [1, 1, 1], "the query's own"
     said = even.clone()
     said[0, 2], said[1, 2] = 30, 0.01
-    assert decide(said) == [2, 1, 1] == decide(said + 5), "what is said for certain, not what is said by a hair"
+    assert decide(said) == [2, 1, 1], "what is said for certain, not what is said by a hair"
     shows = cells.clone()
     coarse.log_sharpness.fill_(2.0)
     shows[1, :, 2, 2] = names[3] - names[1]  # the third row's image shows the last name, and nothing like the query
@@ -176,8 +176,13 @@ def test_known_is_what_follows_the_leads_by_half():
     names = torch.randn(3, 8)
     said = known.said(log_prob, names)
     torch.testing.assert_close(said.log_prob.exp(), torch.tensor([[0.05, 0.05, 0.01]]))
-    torch.testing.assert_close(said.known_prob, torch.tensor([0.11 / 0.3]))
+    torch.testing.assert_close(said.known_prob, torch.tensor([0.11 / 0.3], dtype=torch.float64))
     assert said.names is names
+    ids = torch.tensor([[1, 2, 5, -1, -1], [1, 2, 5, 6, -1], [1, 2, 5, 6, 7]])
+    log_prob = torch.tensor([[1, 1, 0.8, 1, 1], [1, 1, 0.8, 0.5, 1], [1, 1, 0.8, 0.5, 0.25]]).log()[None]
+    said = Known(ids, ids, torch.tensor([[True, True, False, False, False]] * 3)).said(log_prob, names)
+    torch.testing.assert_close(said.log_prob.exp(), torch.tensor([[0.4, 0.3, 0.1]]))  # of what begins another name
+    torch.testing.assert_close(said.known_prob, torch.tensor([0.8], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("mode", ["forced", "free"])
@@ -230,6 +235,47 @@ def test_an_answer_begins_with_what_was_decided(text, image, mode):
     plain = small_medisee()
     plain.mode = "forced"
     assert (plain.ask(image, HW, ids, torch.ones_like(ids), known=known, **ask).named == -1).all(), "no coarse mask"
+
+
+@pytest.mark.parametrize("mode", ["forced", "free"])
+def test_questions_of_a_batch_are_answered_as_each_alone(text, image, mode):
+    names = ["liver", "portal vein and splenic vein", "left kidney"]
+    leads = ["This is the", "These are the", "This is the"]
+    statement_ids = text.begin_ids([f"{lead} {name}" for lead, name in zip(leads, names, strict=True)])
+    lengths = torch.tensor([len(text.begin_ids([lead])[0]) for lead in leads])
+    is_lead = torch.arange(statement_ids.shape[1]) < lengths[:, None]
+    known = Known(word_ids(names, text.tokenizer), statement_ids, is_lead)
+    questions = ["liver", "and a much longer question about the left kidney and the spleen", "show the veins"]
+    decided = set()
+    for seed in range(4):
+        network = small_medisee(seed=seed, coarse_width=16)
+        network.mode = mode
+        if mode == "free":  # every row points
+            generate = network.language.generate
+
+            def pointing(*arguments, generate=generate, network=network, **options):
+                said = generate(*arguments, **options)
+                if options["max_new_tokens"] == 2:
+                    said.ids[:] = torch.tensor(network.candidate_ids)
+                return said
+
+            network.language.generate = pointing
+        likelihoods = network.language.likelihoods  # of random weights every name is unlikely
+        network.language.likelihoods = lambda *read, likelihoods=likelihoods: 0.02 * likelihoods(*read)
+
+        def asked(rows, network=network):
+            batch = pad_batch([text.encode(questions[row]) for row in rows], text.pad_id)
+            of = {"obj_image": torch.tensor(rows) % 2, "end_id": text.end_id, "max_new_tokens": 4, "known": known}
+            return network.ask(image, HW, batch["input_ids"], batch["attention_mask"], **of)
+
+        together = asked([0, 1, 2])
+        for row in range(3):
+            alone = asked([row])
+            assert text.decode(together.ids[row]) == text.decode(alone.ids[0])
+            assert together.named[row] == alone.named[0] and together.agreed[row] == alone.agreed[0]
+            torch.testing.assert_close(together.mask_logits[row], alone.mask_logits[0], atol=1e-4, rtol=0)
+        decided |= set(together.named.tolist())
+    assert len(decided - {-1}) > 1
 
 
 def test_states_are_standardised_by_the_batch_and_one_alone_by_what_was_seen():
