@@ -41,7 +41,7 @@ from prsmed.volumes import (
     VolumeAnswer,
     VolumeOptions,
     large_enough,
-    others_than_meant,
+    meant_in,
     statistics_of,
     volume_finding,
     voxel_mm3,
@@ -276,11 +276,14 @@ class VolumeSession:
             RequestError: the question is empty or too long.
         """
         started = time.perf_counter()
-        mask_ijk, presence_prob_S, notes = self._draw(question, progress)
+        mask_ijk, presence_prob_S, meant, notes = self._draw(question, progress)
         components = Components(mask_ijk, self.frame.array_axis)
         kept = large_enough(components.found, self.options, voxel_mm3(self.frame.affine_ijk_to_ras))
         removed = len(components.found) - len(kept)
-        target, kind, warnings = self._name_target(question, components, kept, presence_prob_S)
+        if meant and kept:
+            target, kind, warnings = self.model.name_target(question, meant)
+        else:
+            target, kind, warnings = self._name_target(question, components, kept, presence_prob_S)
         warnings = [*notes, *warnings]
         contradictions = [] if kept else self._overruled(presence_prob_S)
         side, elsewhere = self.model.side_asked(question, target), 0
@@ -324,11 +327,9 @@ class VolumeSession:
         )
         return VolumeAnswer(**vars(answer), mask_ijk=mask_ijk)
 
-    def _draw(self, question: str, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """The mask of every slice in one bool volume, laid out as the image is, each slice's presence, and warnings.
-
-        Where the network decides slice by slice what is meant, slices about another thing are left out.
-        """
+    def _draw(self, question: str, progress: Progress | None) -> tuple[np.ndarray, np.ndarray, str | None, list[str]]:
+        """The mask of every slice in one bool volume, laid out as the image is, each slice's presence, what the slices
+        are sure of, and warnings. Slices about another thing are left out."""
         array, model = self.source.array, self.model
         # a small region may be the only one on the side that is asked about
         thresholds = {**model.thresholds, "region": 0.0} if side_asked(question) else model.thresholds
@@ -357,12 +358,12 @@ class VolumeSession:
                     decided[index] = raw.named[row] if raw.named else None, not raw.doubtful(row)
             if progress:
                 progress(indices.stop, total)
-        others = others_than_meant(decided)
+        meant, others = meant_in(decided)
         for index in others:
             mask_ijk[(slice(None),) * self.frame.array_axis + (index,)] = False
         names = ", ".join(sorted({name or UNNAMED for name in others.values()}))
         notes = [f"in some slices the model took another thing for what is meant ({names}): left out"] if others else []
-        return mask_ijk, presence_prob_S, notes
+        return mask_ijk, presence_prob_S, meant, notes
 
     def _slice_session(self, index: int) -> Session:
         return Session(self.model, self.prepared, self.modality, SliceRef(self.options.axis, index))

@@ -220,10 +220,10 @@ class VolumeFinding:
         return {**own, **{name: getattr(self.finding, name) for name in words}}
 
 
-def others_than_meant(decided: Mapping[int, tuple[str | None, bool]]) -> dict[int, str | None]:
-    """The marked slices that are about another thing than the volume's answer, and what they are about.
+def meant_in(decided: Mapping[int, tuple[str | None, bool]]) -> tuple[str | None, dict[int, str | None]]:
+    """What a volume's answer is about, None where no slice is sure, and what other slices are about.
 
-    The answer is about the thing of the most slices that are sure of it, of equals of the most slices.
+    It is the thing of the most slices that are sure of it, of equals of the most slices.
 
     Args:
         decided: what each marked slice is about, and whether it is sure.
@@ -231,7 +231,7 @@ def others_than_meant(decided: Mapping[int, tuple[str | None, bool]]) -> dict[in
     slices = Counter(name for name, _ in decided.values())
     sure = Counter(name for name, is_sure in decided.values() if is_sure)
     meant = max(slices, key=lambda name: (sure[name], slices[name]), default=None)
-    return {index: name for index, (name, _) in decided.items() if name != meant}
+    return meant if sure[meant] else None, {index: name for index, (name, _) in decided.items() if name != meant}
 
 
 def voxel_mm3(affine_ijk_to_ras: np.ndarray | Sequence[Sequence[float]]) -> float:

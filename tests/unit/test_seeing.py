@@ -287,8 +287,8 @@ def test_files_name_a_mask_as_its_answer_does(predictor, tmp_path, monkeypatch, 
 
 
 def test_a_volume_s_answer_is_about_one_thing(predictor, tmp_path, monkeypatch):
-    """Two slices show much of one thing, one of another: the slice with the other one does not count."""
-    parts = [np.s_[3:9, 4:12, 1:3], np.s_[20:24, 4:8, 4:5]]
+    """Three slices show much of one thing, one of another: the slice with the other one does not count."""
+    parts = [np.s_[3:9, 4:12, 1:3], np.s_[3:9, 4:14, 3:4], np.s_[20:24, 4:8, 4:5]]
     known = []
 
     def answer(network, batch, text, *, words=True, names=(), **_):
@@ -296,17 +296,18 @@ def test_a_volume_s_answer_is_about_one_thing(predictor, tmp_path, monkeypatch):
         prob = (batch["image"][:, :1] > 0.5).float()
         named = ["liver" if share > 0.05 else "inferior vena cava" for share in prob.mean(dim=(1, 2, 3)).tolist()]
         said = [f"This is the {name}." for name in named] if words else None
-        return RawAnswers(prob, prob.amax(dim=(1, 2, 3)), said, named=named)
+        agreed = [share < 0.09 for share in prob.mean(dim=(1, 2, 3)).tolist()]  # not of the slice with most
+        return RawAnswers(prob, prob.amax(dim=(1, 2, 3)), said, named=named, agreed=agreed)
 
     monkeypatch.setattr(prsmed.sessions, "answer_batch", answer)
     volume = predictor.open(_write_volume(tmp_path / "ct.nii", bright=parts), modality="ct")
     asked = volume.ask(QUESTION)
     assert set(known) == {("liver", "inferior vena cava")}
-    assert asked.mask_ijk[..., 1:3].any(axis=(0, 1)).all() and not asked.mask_ijk[..., 4].any()
+    assert asked.mask_ijk[..., 1:4].any(axis=(0, 1)).all() and not asked.mask_ijk[..., 4].any()
     assert asked.target == "liver" and asked.text == "This is the liver." and not asked.contradictions
     note = "in some slices the model took another thing for what is meant (inferior vena cava): left out"
     assert note in asked.warnings
-    one = predictor.open(_write_volume(tmp_path / "ct.nii", bright=parts[:1]), modality="ct").ask(QUESTION)
+    one = predictor.open(_write_volume(tmp_path / "ct.nii", bright=parts[:2]), modality="ct").ask(QUESTION)
     np.testing.assert_array_equal(one.mask_ijk, asked.mask_ijk)
     assert not any("left out" in line for line in one.warnings)
 

@@ -11,7 +11,7 @@ from prsmed.volumes import (
     Components,
     VolumeOptions,
     large_enough,
-    others_than_meant,
+    meant_in,
     statistics_of,
     volume_finding,
     voxel_mm3,
@@ -160,15 +160,16 @@ def test_nothing_found_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decided", "others"),
+    ("decided", "meant", "others"),
     [
-        ({}, {}),
-        ({0: (None, True), 4: (None, True)}, {}),
-        ({1: ("liver", True), 2: ("aorta", True), 3: ("aorta", False)}, {1: "liver"}),
-        ({1: ("liver", True), 2: ("aorta", False), 3: ("aorta", False)}, {2: "aorta", 3: "aorta"}),
-        ({1: ("liver", True), 2: (None, False), 3: (None, False)}, {2: None, 3: None}),
-        ({1: ("liver", False), 2: (None, False), 3: (None, False)}, {1: "liver"}),
+        ({}, None, {}),
+        ({0: (None, True), 4: (None, True)}, None, {}),
+        ({1: ("liver", True), 2: ("aorta", True), 3: ("aorta", False)}, "aorta", {1: "liver"}),
+        ({1: ("liver", True), 2: ("aorta", False), 3: ("aorta", False)}, "liver", {2: "aorta", 3: "aorta"}),
+        ({1: ("liver", True), 2: (None, False), 3: (None, False)}, "liver", {2: None, 3: None}),
+        ({1: ("liver", False), 2: (None, False), 3: (None, False)}, None, {1: "liver"}),
+        ({1: ("liver", False), 2: ("liver", False), 3: ("aorta", False)}, None, {3: "aorta"}),
     ],
 )
-def test_slices_about_another_thing_than_most_that_are_sure(decided, others):
-    assert others_than_meant(decided) == others
+def test_a_volume_is_about_what_most_slices_are_sure_of(decided, meant, others):
+    assert meant_in(decided) == (meant, others)
