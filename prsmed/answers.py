@@ -139,7 +139,7 @@ def _see_batch(
         obj_image=torch.tensor([number_of[name] for name in pictures], device=batch["image"].device),
         end_id=text.end_id,
         max_new_tokens=MAX_NEW_TOKENS if words else 0,
-        known=_known(targets, text, batch["image"].device) if targets else None,
+        known=_known(targets, text, batch["image"].device) if decides else None,
         encoded=encoded,
         prefix=prefix,
     )
