@@ -25,6 +25,7 @@ from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
 from prsmed.samples import findings_of
 from prsmed.text.encode import IGNORE_ID, TextEncoder, word_ids
+from prsmed.text.fact_words import told_by_facts
 from prsmed.text.findings import components, default_min_area_px
 from prsmed.text.naming import first_named
 from prsmed.text.parse import parse_position, stated_count, zones_match
@@ -49,8 +50,8 @@ class RawAnswers:
         pointed: bool (K,) whether the words of a model that explains point at something; None where it has no choice.
         named: the known thing that each answer is about, None where that was not decided; None from a network that
             does not decide it.
-        agreed: whether words and question, each by itself, mean that thing; False also where something was pointed at
-            and not decided, None where nothing was to be decided.
+        agreed: whether words, question, facts and image agree on that thing; False also where something was pointed
+            at and not decided, None where nothing was to be decided.
         timings_s: seconds for the mask and for the words.
     """
 
@@ -139,7 +140,7 @@ def _see_batch(
         obj_image=torch.tensor([number_of[name] for name in pictures], device=batch["image"].device),
         end_id=text.end_id,
         max_new_tokens=MAX_NEW_TOKENS if words else 0,
-        known=_known(targets, text, batch["image"].device) if decides else None,
+        known=_known(targets, batch["question"], text, batch["image"].device) if decides else None,
         encoded=encoded,
         prefix=prefix,
     )
@@ -154,14 +155,16 @@ def _see_batch(
     return RawAnswers(mask_prob, presence_prob, texts, timings_s, seen.boxes_xyxy_norm, seen.pointed, named, agreement)
 
 
-def _known(names: Sequence[str], text: TextEncoder, device: torch.device) -> Known:
-    """What an explanation may be about, in tokens."""
+def _known(names: Sequence[str], questions: Sequence[str], text: TextEncoder, device: torch.device) -> Known:
+    """What an explanation may be about, in tokens, and what the questions' words tell of it."""
     leads = [lead_of(name) for name in names]
     statement_ids = text.begin_ids([f"{lead} {name}" for lead, name in zip(leads, names, strict=True)])
     lead_ids = text.begin_ids(leads)
     lead_ids = F.pad(lead_ids, (0, statement_ids.shape[1] - lead_ids.shape[1]), value=IGNORE_ID)
     is_lead = ((statement_ids == lead_ids) & (lead_ids >= 0)).int().cumprod(dim=1).bool()
-    return Known(word_ids(names, text.tokenizer).to(device), statement_ids.to(device), is_lead.to(device))
+    told_KN = torch.from_numpy(told_by_facts(questions, names)).float()
+    in_tokens = word_ids(names, text.tokenizer), statement_ids, is_lead
+    return Known(*(part.to(device) for part in (*in_tokens, told_KN)))
 
 
 def detected_box(raw: RawAnswers, row: int, hw_px: tuple[int, int]) -> tuple[float, float, float, float] | None:

@@ -11,6 +11,7 @@ import torch
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
+from prsmed.text.classes import load_classes
 from prsmed.text.encode import TextEncoder, pad_batch
 from prsmed.text.grammar import is_plural, plural
 from prsmed.text.naming import LESION_WORDS, asking_sentence, first_named
@@ -73,7 +74,7 @@ class LoadedModel:
         if self.explains and said:
             name = first_named(said, known)
             warning = "the model's sentence names none of the targets it was trained on"
-            return (name, known[name], []) if name else (UNNAMED, "lesion", [warning])
+            return (name, known[name], self._unknown_in(question)) if name else (UNNAMED, "lesion", [warning])
         words = question.casefold()
         named = [name for name in known if _is_named(name, words)]
         is_about_lesion = LESION_WORDS.search(asking_sentence(words)) is not None
@@ -87,6 +88,15 @@ class LoadedModel:
         what = "asks for something in the " + max(named, key=len) + " that is none" if named else "names none"
         warning = f"the question {what} of the targets this model was trained on ({', '.join(sorted(known))})"
         return UNNAMED, "lesion", [warning]
+
+    def _unknown_in(self, question: str) -> list[str]:
+        classes = load_classes()
+        trained = [classes.of(name) for name in self.info.get("targets", {})]
+        others = [
+            name for entry in classes.entries.values() if entry not in trained for name in (entry.name, *entry.aliases)
+        ]
+        found = first_named(question, others)
+        return [f"the question names the {found}, which this model was not trained on"] if found else []
 
     def side_asked(self, question: str, target: str) -> str | None:
         """The side of the patient that the answer is limited to, see `prsmed.text.patient.side_asked`.
@@ -110,10 +120,10 @@ class LoadedModel:
         stated = self.info.get("cautions", {})
         return [*found, *stated.get("any", []), *stated.get(modality, [])]
 
-    def questions(self, question: str, count: int) -> dict[str, torch.Tensor]:
+    def questions(self, question: str, count: int) -> dict[str, Any]:
         """One question, encoded for each of `count` images."""
         encoded = pad_batch([self.text.encode(question)] * count, self.text.pad_id)
-        return {key: value.to(self.device) for key, value in encoded.items()}
+        return {"question": [question] * count, **{key: value.to(self.device) for key, value in encoded.items()}}
 
 
 def _is_named(name: str, words: str) -> bool:

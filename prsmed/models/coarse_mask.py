@@ -7,11 +7,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from prsmed.models.evidence import Context
+from prsmed.models.known import Said
 
 SIDE_PER_DEVIATION = 4.0
 """Of a filled ellipse: its width is four standard deviations of its pixels' places."""
 FIRST_LOGIT = -3.0
 """Most cells show something else."""
+AGREED = 0.9
+"""Of all readings' products; with less, an answer says that it is not sure what was meant."""
 
 
 class CoarseMask(nn.Module):
@@ -55,24 +58,25 @@ class CoarseMask(nn.Module):
         self,
         queries_KE: torch.Tensor,
         names_NE: torch.Tensor,
-        said_KN: torch.Tensor,
+        said: Said,
         cells: torch.Tensor,
         obj_image: torch.Tensor,
         inside_KM: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Which of N names K questions are about, (K,), whether words and query both mean it, and what asks for it.
+        """Which of N names K questions are about, (K,), whether the readings agree on it, and what asks for it.
 
-        The likeliest name by three readings, multiplied: what the language model would say (`said_KN`,
-        log-probabilities), which name the question's query is like (the probability that `recall` teaches), and whether
-        the image shows it (the surest cell that the name asks for). A query that means that name asks for itself.
+        The likeliest name by four readings, multiplied: what the language model would say (`said.log_prob`), which name
+        the question's query is like (the probability that `recall` teaches), in whose facts the question's words stand
+        (`said.told`), and whether the image shows it (the surest cell that the name asks for). They agree where it has
+        `AGREED` of what the products of all names add up to. A query that means that name asks for itself.
         """
-        like_KN = names_NE.shape[1] ** -0.5 * queries_KE @ names_NE.T
+        like_KN = (names_NE.shape[1] ** -0.5 * queries_KE @ names_NE.T).log_softmax(dim=1)
         asked_KHW = [self(name_E.expand_as(queries_KE), cells, obj_image) for name_E in names_NE]
         seen_KN = torch.stack([peaks_of(logits_KHW, inside_KM) for logits_KHW in asked_KHW], dim=1)
-        named_K = (said_KN + like_KN + F.logsigmoid(seen_KN)).argmax(dim=1)
+        share_KN = (said.log_prob + like_KN + said.told + F.logsigmoid(seen_KN)).softmax(dim=1)
+        share_K, named_K = share_KN.max(dim=1)
         is_meant_K = like_KN.argmax(dim=1) == named_K
-        agreed_K = is_meant_K & (said_KN.argmax(dim=1) == named_K)
-        return named_K, agreed_K, torch.where(is_meant_K[:, None], queries_KE, names_NE[named_K])
+        return named_K, share_K >= AGREED, torch.where(is_meant_K[:, None], queries_KE, names_NE[named_K])
 
     def embed(self, logits_KHW: torch.Tensor, inside_KM: torch.Tensor) -> torch.Tensor:
         """For SAM's mask decoder: one learned vector wherever the coarse mask is, (K, C, h, w); nothing at first.

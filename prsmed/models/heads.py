@@ -86,7 +86,7 @@ class Heads(nn.Module):
             asked = queries
             if said is not None:
                 names_NE, is_known_K = self.coarse.named(said.names), said.known_prob >= 0.5
-                named, agreed, asked = self.coarse.decide(queries, names_NE, said.log_prob, cells, obj_image, inside_KM)
+                named, agreed, asked = self.coarse.decide(queries, names_NE, said, cells, obj_image, inside_KM)
                 named, agreed = named.masked_fill(~is_known_K, -1), agreed & is_known_K
                 asked = torch.where(is_known_K[:, None], asked, queries)
             coarse_logits = self.coarse(asked, cells, obj_image)

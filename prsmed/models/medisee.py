@@ -47,7 +47,7 @@ class MediSeeOutput(ModelOutput):
         coarse_peaks, absent_peaks: the surest cells' logits of coarse masks, (K,) of the questions and (A,) of the
             names of what is not there.
         named: (K,) which known thing each answer is about; None where nothing is known.
-        agreed: (K,) whether words and question, each by itself, mean it too; None where nothing is known.
+        agreed: (K,) whether all that speaks for known things agrees on it; None where nothing is known.
         queries, names: (K, E) of questions and of names, which these masks answer.
         seg_weights, box_weights: (K, n), how loud each candidate was.
         seg_states: (K, D), what the mask decoder was prompted with, before its projection.
@@ -363,7 +363,7 @@ class MediSee(nn.Module):
             said = None
             if known is not None and looked.cells is not None:
                 log_prob_KNL = self.language.likelihoods(cache, begun.mask, begun.ids[:, -1:], known.statement_ids)
-                said = known.said(log_prob_KNL[found_K], self.language.embed_words(known.name_ids))
+                said = known.said(log_prob_KNL, self.language.embed_words(known.name_ids), found_K)
             states_KND = begun.states[found_K]
             output = self.point(looked, states_KND, obj_image[found_K], canonical_hw_px, hw_px, said)
             if presence_logit is not None and output.coarse_peaks is not None:

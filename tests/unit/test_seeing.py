@@ -19,6 +19,7 @@ from prsmed.predictor import Predictor, shipped_model
 from prsmed.query_samples import query_items
 from prsmed.samples import add_text, collate, load_item
 from prsmed.text.encode import word_ids
+from prsmed.text.fact_words import told_by_facts
 from prsmed.types import SliceRef
 from prsmed.volumes import VolumeOptions
 from tests.unit.queries_set import write_query_set
@@ -98,26 +99,31 @@ def test_an_answer_is_about_what_was_decided(predictor, picture, mode):
     session, coarse, language = predictor.open(picture, modality="ct"), *_parts(predictor)
     statements = []
 
-    def likelihoods(cache, mask, last_ids, ids, *, says=0):
+    def likelihoods(cache, mask, last_ids, ids, *, says, by):
         statements[:] = [predictor.text.decode(row) for row in ids]
         log_prob = torch.zeros(1, *ids.shape)
-        log_prob[0, 1 - says] = -9.0
+        log_prob[0, 1 - says, (ids[1 - says] >= 0).sum() - 1] = -by
         return log_prob
 
-    def asked(says: int):
+    def asked(says: int, by: float):
         _says(predictor, "", points=True)
-        language.likelihoods = partial(likelihoods, says=says)
+        language.likelihoods = partial(likelihoods, says=says, by=by)
         return session.raw(QUESTION)
 
     with torch.no_grad():
         words = word_ids([*predictor.info["targets"]], predictor.text.tokenizer)
         of_names = coarse.named(language.embed_words(words))
+    told = told_by_facts([QUESTION], [*predictor.info["targets"]])[0]
+    assert told[0] > told[1]
     for number, name in enumerate(predictor.info["targets"]):
         coarse.query.forward = lambda states, number=number: of_names[[number]]
-        raw = asked(number)
+        raw = asked(number, by=20.0)
         assert statements == ["This is the liver", "This is the inferior vena cava"]
         assert raw.named == [name] and raw.agreed == [True] and raw.texts[0].startswith(statements[number])
-        assert asked(1 - number).agreed == [False], "the words mean one thing, the question the other"
+        like = of_names[number] @ (of_names[number] - of_names[1 - number]) / 4
+        by = float(like + told[number] - told[1 - number])
+        assert asked(1 - number, by).agreed == [False], "the words mean one thing, as much as all else the other"
+        assert asked(1 - number, by + 20).named == [[*predictor.info["targets"]][1 - number]]
     _says(predictor, "", points=True)
     batch = {**predictor.questions(QUESTION, 1), "image": session._image_BCHW, "geometry": [session.geometry]}
     alone = answer_batch(predictor.network, batch, predictor.text, words=False)
@@ -383,3 +389,12 @@ def test_pictures_of_a_batch_are_encoded_once_and_scored(predictor, preprocessin
     assert 0 <= rows["case0/q5"].decoder_box_iou <= 1
     absent = rows["case1/q4"]
     assert not absent.present and absent.names_target is None and absent.decoder_box_iou is None
+
+
+def test_a_question_that_names_something_unknown_is_told_so(predictor, picture):
+    said = "This is the liver: it lies beside the inferior vena cava."
+    assert predictor.name_target("Mark the organ beside the inferior vena cava.", said) == ("liver", "organ", [])
+    note = "the question names the trachea, which this model was not trained on"
+    assert predictor.name_target("Mark the trachea.", said) == ("liver", "organ", [note])
+    _says(predictor, said, points=True)
+    assert note in predictor.open(picture, modality="ct").ask("Mark the Trachea, please.").warnings

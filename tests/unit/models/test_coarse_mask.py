@@ -1,5 +1,6 @@
 """MediSee's coarse mask: what it learns from, and what follows it (docs/decisions/coarse_mask.md)."""
 
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
@@ -9,7 +10,7 @@ from prsmed.geometry import Frame
 from prsmed.losses import MediSeeLoss
 from prsmed.models.box_head import BoxHead
 from prsmed.models.coarse_mask import CoarseMask, Standardise, box_around, peaks_of
-from prsmed.models.known import Known
+from prsmed.models.known import Known, Said
 from prsmed.text.encode import pad_batch, word_ids
 from tests.unit.small_medisee import HW, gradient, loss_batch, passed, small_medisee, small_text, turns_of, two_pictures
 
@@ -150,37 +151,47 @@ def test_a_name_is_what_is_likely_said_meant_and_seen():
     even = torch.zeros(3, 4)
     even[:, 1] = 1e-3
 
-    def decide(said, cells=cells):
-        named, agreed, asked = coarse.decide(queries, names, said, cells, obj_image, inside)
+    def decide(said, cells=cells, told=even):
+        words = Said(torch.randn(4, 12), said, torch.ones(3), told)
+        named, agreed, asked = coarse.decide(queries, names, words, cells, obj_image, inside)
         for row, name in enumerate(named.tolist()):
             torch.testing.assert_close(asked[row], queries[row] if name == 1 else names[name])
-            assert agreed[row] == (name == 1 == int(said[row].argmax()))
-        return named.tolist()
+        return named.tolist(), agreed.tolist()
 
-    assert decide(even) == [1, 1, 1], "the query's own"
+    assert decide(even)[0] == [1, 1, 1], "the query's own"
     said = even.clone()
-    said[0, 2], said[1, 2] = 30, 0.01
-    assert decide(said) == [2, 1, 1], "what is said for certain, not what is said by a hair"
+    said[0, 2], said[1, 2], said[2, 1] = 30, 0.01, 30
+    named, agreed = decide(said)
+    assert named == [2, 1, 1], "what is said for certain, not what is said by a hair"
+    assert agreed == [True, False, True], "nothing tells the second row's names far enough apart"
+    said[2, 2] = 30 + (names[1] @ (names[1] - names[2])) / 4
+    assert decide(said)[1] == [True, False, False], "words for one thing, as much as the query for another"
     shows = cells.clone()
     coarse.log_sharpness.fill_(2.0)
     shows[1, :, 2, 2] = names[3] - names[1]  # the third row's image shows the last name, and nothing like the query
-    assert decide(even, shows) == [1, 1, 3]
+    assert decide(even, shows)[0] == [1, 1, 3]
     inside[2, 8] = False
-    assert decide(even, shows) == [1, 1, 1], "in the padding nothing is seen"
+    assert decide(even, shows)[0] == [1, 1, 1], "in the padding nothing is seen"
+    facts = torch.zeros(3, 4)
+    facts[1, 0], facts[2, 0] = 30, 0.01
+    assert decide(even, told=facts) == ([1, 0, 1], [False, True, False]), "whose facts the question's words stand in"
 
 
 def test_known_is_what_follows_the_leads_by_half():
     ids = torch.tensor([[1, 2, 5, -1], [1, 2, 6, 7], [3, 4, 8, -1]])
-    known = Known(ids, ids, torch.tensor([[True, True, False, False]] * 3))
-    log_prob = torch.tensor([[0.5, 0.4, 0.25, 1.0], [0.5, 0.4, 0.5, 0.5], [0.5, 0.2, 0.1, 1.0]]).log()[None]
+    told = torch.tensor([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
+    known = Known(ids, ids, torch.tensor([[True, True, False, False]] * 3), told)
+    log_prob = torch.tensor([[0.5, 0.4, 0.25, 1.0], [0.5, 0.4, 0.5, 0.5], [0.5, 0.2, 0.1, 1.0]]).log().repeat(2, 1, 1)
     names = torch.randn(3, 8)
-    said = known.said(log_prob, names)
+    log_prob[0], second_only = -9.0, torch.tensor([False, True])
+    said = known.said(log_prob, names, second_only)
     torch.testing.assert_close(said.log_prob.exp(), torch.tensor([[0.05, 0.05, 0.01]]))
     torch.testing.assert_close(said.known_prob, torch.tensor([0.11 / 0.3], dtype=torch.float64))
-    assert said.names is names
+    assert said.names is names and said.told.tolist() == [[3.0, 4.0, 5.0]]
     ids = torch.tensor([[1, 2, 5, -1, -1], [1, 2, 5, 6, -1], [1, 2, 5, 6, 7]])
     log_prob = torch.tensor([[1, 1, 0.8, 1, 1], [1, 1, 0.8, 0.5, 1], [1, 1, 0.8, 0.5, 0.25]]).log()[None]
-    said = Known(ids, ids, torch.tensor([[True, True, False, False, False]] * 3)).said(log_prob, names)
+    known = Known(ids, ids, torch.tensor([[True, True, False, False, False]] * 3), told[:1])
+    said = known.said(log_prob, names, torch.tensor([True]))
     torch.testing.assert_close(said.log_prob.exp(), torch.tensor([[0.4, 0.3, 0.1]]))  # of what begins another name
     torch.testing.assert_close(said.known_prob, torch.tensor([0.8], dtype=torch.float64))
 
@@ -193,7 +204,7 @@ def test_an_answer_begins_with_what_was_decided(text, image, mode):
     statement_ids = text.begin_ids(statements)
     leads = [len(text.begin_ids([lead])[0]) for lead in ("this is the", "these are the longer")]
     is_lead = torch.arange(statement_ids.shape[1]) < torch.tensor(leads)[:, None]
-    known = Known(word_ids(["liver", "veins"], text.tokenizer), statement_ids, is_lead)
+    known = Known(word_ids(["liver", "veins"], text.tokenizer), statement_ids, is_lead, torch.zeros(2, 2))
     ids = text.encode("show the liver").input_ids.repeat(2, 1)
     ask = {"obj_image": torch.tensor([0, 1]), "end_id": text.end_id, "max_new_tokens": 4}
     original = type(network.language).logits
@@ -244,7 +255,7 @@ def test_questions_of_a_batch_are_answered_as_each_alone(text, image, mode):
     statement_ids = text.begin_ids([f"{lead} {name}" for lead, name in zip(leads, names, strict=True)])
     lengths = torch.tensor([len(text.begin_ids([lead])[0]) for lead in leads])
     is_lead = torch.arange(statement_ids.shape[1]) < lengths[:, None]
-    known = Known(word_ids(names, text.tokenizer), statement_ids, is_lead)
+    known = Known(word_ids(names, text.tokenizer), statement_ids, is_lead, 3 * torch.rand(3, 3))
     questions = ["liver", "and a much longer question about the left kidney and the spleen", "show the veins"]
     decided = set()
     for seed in range(4):
@@ -265,7 +276,8 @@ def test_questions_of_a_batch_are_answered_as_each_alone(text, image, mode):
 
         def asked(rows, network=network):
             batch = pad_batch([text.encode(questions[row]) for row in rows], text.pad_id)
-            of = {"obj_image": torch.tensor(rows) % 2, "end_id": text.end_id, "max_new_tokens": 4, "known": known}
+            of = {"obj_image": torch.tensor(rows) % 2, "end_id": text.end_id, "max_new_tokens": 4}
+            of["known"] = replace(known, told=known.told[rows])
             return network.ask(image, HW, batch["input_ids"], batch["attention_mask"], **of)
 
         together = asked([0, 1, 2])
