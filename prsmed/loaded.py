@@ -11,7 +11,7 @@ import torch
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
-from prsmed.text.classes import load_classes
+from prsmed.text.classes import gives_away, load_classes
 from prsmed.text.encode import TextEncoder, pad_batch
 from prsmed.text.grammar import is_plural, plural
 from prsmed.text.naming import LESION_WORDS, asking_sentence, first_named
@@ -73,8 +73,13 @@ class LoadedModel:
         known: Mapping[str, str] = self.info.get("targets", {})
         if self.explains and said:
             name = first_named(said, known)
-            warning = "the model's sentence names none of the targets it was trained on"
-            return (name, known[name], self._unknown_in(question)) if name else (UNNAMED, "lesion", [warning])
+            unknown = self._unknown_in(question)
+            if name and not unknown:
+                return name, known[name], []
+            warning = f"the question names the {unknown}, which this model was not trained on"
+            nothing = "the model's sentence names none of the targets it was trained on"
+            side = ["the side that was asked about was not applied"] if side_asked(question) else []
+            return UNNAMED, "lesion", [warning if unknown else nothing, *side]
         words = question.casefold()
         named = [name for name in known if _is_named(name, words)]
         is_about_lesion = LESION_WORDS.search(asking_sentence(words)) is not None
@@ -89,14 +94,15 @@ class LoadedModel:
         warning = f"the question {what} of the targets this model was trained on ({', '.join(sorted(known))})"
         return UNNAMED, "lesion", [warning]
 
-    def _unknown_in(self, question: str) -> list[str]:
-        classes = load_classes()
-        trained = [classes.of(name) for name in self.info.get("targets", {})]
-        others = [
-            name for entry in classes.entries.values() if entry not in trained for name in (entry.name, *entry.aliases)
-        ]
-        found = first_named(question, others)
-        return [f"the question names the {found}, which this model was not trained on"] if found else []
+    def _unknown_in(self, question: str) -> str | None:
+        """What a question asks for by name and the model cannot know. "The organ beneath the ribs" does not ask for
+        the ribs."""
+        entries = load_classes().entries.values()
+        if gives_away(question, {entry.noun for entry in entries}):
+            return None
+        trained = [load_classes().of(name) for name in self.info.get("targets", {})]
+        others = [name for entry in entries if entry not in trained for name in (entry.name, *entry.aliases)]
+        return first_named(question, others)
 
     def side_asked(self, question: str, target: str) -> str | None:
         """The side of the patient that the answer is limited to, see `prsmed.text.patient.side_asked`.

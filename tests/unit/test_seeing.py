@@ -393,8 +393,17 @@ def test_pictures_of_a_batch_are_encoded_once_and_scored(predictor, preprocessin
 
 def test_a_question_that_names_something_unknown_is_told_so(predictor, picture):
     said = "This is the liver: it lies beside the inferior vena cava."
-    assert predictor.name_target("Mark the organ beside the inferior vena cava.", said) == ("liver", "organ", [])
+    for question in (
+        "Mark the liver.",
+        "Mark the organ beneath the ribs.",
+        "Which of the glands is beside the trachea?",
+    ):
+        assert predictor.name_target(question, said) == ("liver", "organ", [])
     note = "the question names the trachea, which this model was not trained on"
-    assert predictor.name_target("Mark the trachea.", said) == ("liver", "organ", [note])
+    assert predictor.name_target("Mark the trachea.", said) == ("finding", "lesion", [note])
+    side = "the side that was asked about was not applied"
+    assert predictor.name_target("Mark the patient's right lung.", said)[2][1:] == [side]
     _says(predictor, said, points=True)
-    assert note in predictor.open(picture, modality="ct").ask("Mark the Trachea, please.").warnings
+    answer = predictor.open(picture, modality="ct").ask("Mark the Trachea, please.")
+    assert note in answer.warnings and answer.target == "finding"
+    assert answer.text_source == "rule" and "liver" not in answer.text and answer.contradictions
