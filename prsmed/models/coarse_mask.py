@@ -13,8 +13,8 @@ SIDE_PER_DEVIATION = 4.0
 """Of a filled ellipse: its width is four standard deviations of its pixels' places."""
 FIRST_LOGIT = -3.0
 """Most cells show something else."""
-AGREED = 0.9
-"""Of all readings' products; with less, an answer says that it is not sure what was meant."""
+AGREED = 0.8
+"""Of all names' products; with less, an answer says that it is not sure what was meant."""
 
 
 class CoarseMask(nn.Module):
@@ -65,16 +65,17 @@ class CoarseMask(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Which of N names K questions are about, (K,), whether the readings agree on it, and what asks for it.
 
-        The likeliest name by four readings, multiplied: what the language model would say (`said.log_prob`), which name
-        the question's query is like (the probability that `recall` teaches), in whose facts the question's words stand
-        (`said.told`), and whether the image shows it (the surest cell that the name asks for). They agree where it has
-        `AGREED` of what the products of all names add up to. A query that means that name asks for itself.
+        The likeliest name by the product of three probabilities: of what the network understands, which is the
+        geometric mean of what its words would say (`said.log_prob`) and of what the question's query is like (as
+        `recall` teaches it); of the class in whose facts the question's words stand (`said.told`); and of what the
+        image shows (the surest cell that the name asks for). They agree where one name has `AGREED` of what the
+        products of all names add up to. A query that means that name asks for itself.
         """
         like_KN = (names_NE.shape[1] ** -0.5 * queries_KE @ names_NE.T).log_softmax(dim=1)
         asked_KHW = [self(name_E.expand_as(queries_KE), cells, obj_image) for name_E in names_NE]
         seen_KN = torch.stack([peaks_of(logits_KHW, inside_KM) for logits_KHW in asked_KHW], dim=1)
-        share_KN = (said.log_prob + like_KN + said.told + F.logsigmoid(seen_KN)).softmax(dim=1)
-        share_K, named_K = share_KN.max(dim=1)
+        understood_KN = (said.log_prob + like_KN) / 2
+        share_K, named_K = (understood_KN + said.told + F.logsigmoid(seen_KN)).softmax(dim=1).max(dim=1)
         is_meant_K = like_KN.argmax(dim=1) == named_K
         return named_K, share_K >= AGREED, torch.where(is_meant_K[:, None], queries_KE, names_NE[named_K])
 

@@ -121,7 +121,7 @@ def test_an_answer_is_about_what_was_decided(predictor, picture, mode):
         assert statements == ["This is the liver", "This is the inferior vena cava"]
         assert raw.named == [name] and raw.agreed == [True] and raw.texts[0].startswith(statements[number])
         like = of_names[number] @ (of_names[number] - of_names[1 - number]) / 4
-        by = float(like + told[number] - told[1 - number])
+        by = float(like + 2 * (told[number] - told[1 - number]))
         assert asked(1 - number, by).agreed == [False], "the words mean one thing, as much as all else the other"
         assert asked(1 - number, by + 20).named == [[*predictor.info["targets"]][1 - number]]
     _says(predictor, "", points=True)
