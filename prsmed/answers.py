@@ -285,7 +285,7 @@ def contradictions_of(
             found.append("the model's sentence says that nothing is visible, but the mask is not empty")
         elif overruled and parsed.kind != "none":
             found.append("the model's sentence points at something, but nothing in the image looks like it")
-        elif (named := first_named(model_text, names)) not in (None, target) and thing.mask.any():
+        elif parsed.kind != "none" and (named := first_named(model_text, names)) not in (None, target):
             found.append(f"the model's sentence names the {named}, and it is not sure that this is meant")
         return found
     if parsed.kind == "unreadable":

@@ -11,7 +11,7 @@ import torch
 from prsmed.data.preprocessing import Preprocessing
 from prsmed.models.medisee import MediSee
 from prsmed.models.prs_med import PRSMed
-from prsmed.text.classes import gives_away, load_classes
+from prsmed.text.classes import asked_by_name, load_classes
 from prsmed.text.encode import TextEncoder, pad_batch
 from prsmed.text.grammar import is_plural, plural
 from prsmed.text.naming import LESION_WORDS, asking_sentence, first_named
@@ -73,13 +73,14 @@ class LoadedModel:
         known: Mapping[str, str] = self.info.get("targets", {})
         if self.explains and said:
             name = first_named(said, known)
-            unknown = self._unknown_in(question)
-            if name and not unknown:
+            if unknown := self._unknown_in(question):
+                warning = f"the question names the {unknown}, which this model was not trained on"
+            elif name:
                 return name, known[name], []
-            warning = f"the question names the {unknown}, which this model was not trained on"
-            nothing = "the model's sentence names none of the targets it was trained on"
+            else:
+                warning = "the model's sentence names none of the targets it was trained on"
             side = ["the side that was asked about was not applied"] if side_asked(question) else []
-            return UNNAMED, "lesion", [warning if unknown else nothing, *side]
+            return UNNAMED, "lesion", [warning, *side]
         words = question.casefold()
         named = [name for name in known if _is_named(name, words)]
         is_about_lesion = LESION_WORDS.search(asking_sentence(words)) is not None
@@ -95,14 +96,14 @@ class LoadedModel:
         return UNNAMED, "lesion", [warning]
 
     def _unknown_in(self, question: str) -> str | None:
-        """What a question asks for by name and the model cannot know. "The organ beneath the ribs" does not ask for
-        the ribs."""
-        entries = load_classes().entries.values()
-        if gives_away(question, {entry.noun for entry in entries}):
+        """What a question asks for by name and the model cannot know, though the table does."""
+        known, words, name = self.info.get("targets", {}), question.casefold(), asked_by_name(question)
+        if not known or not name or any(_is_named(target, words) or _is_said(target, words) for target in known):
             return None
-        trained = [load_classes().of(name) for name in self.info.get("targets", {})]
-        others = [name for entry in entries if entry not in trained for name in (entry.name, *entry.aliases)]
-        return first_named(question, others)
+        classes = load_classes()
+        trained = {one for target in known if (entry := classes.of(target)) for one in (entry.name, *entry.overlaps)}
+        entry = classes.of(name)
+        return None if entry and entry.name in trained else name
 
     def side_asked(self, question: str, target: str) -> str | None:
         """The side of the patient that the answer is limited to, see `prsmed.text.patient.side_asked`.

@@ -71,7 +71,7 @@ class CoarseMask(nn.Module):
         image shows (the surest cell that the name asks for). They agree where one name has `AGREED` of what the
         products of all names add up to. A query that means that name asks for itself.
         """
-        like_KN = (names_NE.shape[1] ** -0.5 * queries_KE @ names_NE.T).log_softmax(dim=1)
+        like_KN = names_NE.shape[1] ** -0.5 * queries_KE @ names_NE.T
         asked_KHW = [self(name_E.expand_as(queries_KE), cells, obj_image) for name_E in names_NE]
         seen_KN = torch.stack([peaks_of(logits_KHW, inside_KM) for logits_KHW in asked_KHW], dim=1)
         understood_KN = (said.log_prob + like_KN) / 2

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from prsmed.errors import DataError
+from prsmed.text.grammar import plural
+from prsmed.text.naming import first_named
 from prsmed.types import LATERALITIES
 
 KNOWLEDGE_DIR = Path(__file__).with_name("knowledge")
@@ -82,6 +84,20 @@ class ClassTable:
         key = _normal(name)
         side, _, unsided = key.partition(" ")
         return self.by_name.get(key) or (self.by_name.get(unsided) if side in LATERALITIES else None)
+
+
+def asked_by_name(question: str) -> str | None:
+    """The class of the table, or its other name, that a question asks for by name; None where it describes something
+    ("the organ beneath the ribs"), or where what it names is not in the table."""
+    entries, words = load_classes().entries.values(), question.casefold()
+    names = {name.casefold() for entry in entries for name in (entry.name, *entry.aliases)}
+    kinds = {kind for entry in entries for noun in (entry.noun, entry.group) for kind in (noun, plural(noun))}
+    is_name = "|".join(
+        re.escape(form) for name in sorted(names, key=len, reverse=True) for form in (plural(name), name)
+    )
+    is_kind = "|".join(map(re.escape, kinds))
+    rest = re.sub(rf"\b(?:{is_name})\b", " ", words)
+    return None if re.search(rf"\b(?:{is_kind})\b", rest) else first_named(words, names)
 
 
 def gives_away(text: str, words: Iterable[str]) -> bool:
