@@ -50,8 +50,8 @@ class RawAnswers:
         pointed: bool (K,) whether the words of a model that explains point at something; None where it has no choice.
         named: the known thing that each answer is about, None where that was not decided; None from a network that
             does not decide it.
-        agreed: whether words, question, facts and image agree on that thing; False also where something was pointed
-            at and not decided, None where nothing was to be decided.
+        agreed: whether that is sure (`prsmed.models.coarse_mask.AGREED`); False also where something was pointed at and
+            not decided, None where nothing was to be decided.
         timings_s: seconds for the mask and for the words.
     """
 

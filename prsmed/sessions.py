@@ -205,7 +205,7 @@ class Session:
         if self._denies_words(raw):
             return self.model.name_target(question)
         if raw.doubtful(0):  # the question's own words name nothing either: they may be about what lies beside
-            warnings = ["what is marked has no name: the model's words, the question and the image do not agree on one"]
+            warnings = ["what is marked has no name: the model is not sure enough what is meant"]
             if side_asked(question):
                 warnings.append("the side that was asked about was not applied")
             return UNNAMED, "lesion", warnings

@@ -37,8 +37,7 @@ class Prediction:
         model_text: its sentence, or None for a system without sentences.
         box_xyxy_px: what its box decoder says, continuous; () where that says nothing is there, None for a system
             without one.
-        agreed: whether the model's words, the question, facts and the image agree on what the answer is about; None
-            where that was not decided.
+        agreed: whether the model was sure what the answer is about; None where that was not decided.
     """
 
     key: str

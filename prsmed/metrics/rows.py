@@ -60,8 +60,8 @@ class ScoreRow:
             and where nothing is true.
         names_target: the sentence names what was asked for, and names it first; None without a sentence, for a question
             that asks for no explanation, and where nothing is true.
-        readings_agree: the model's words and the question, each by itself, mean what the answer is about; None where
-            nothing is marked, and where that was not decided.
+        readings_agree: the model was sure what its answer is about; None where nothing is marked, and where that was
+            not decided.
         protocol_dice, protocol_iou, protocol_e_measure: by the authors' protocol, or None where it was not asked for.
     """
 

@@ -63,13 +63,13 @@ class CoarseMask(nn.Module):
         obj_image: torch.Tensor,
         inside_KM: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Which of N names K questions are about, (K,), whether the readings agree on it, and what asks for it.
+        """Which of N names K questions are about, (K,), whether that is sure, and what asks for it.
 
         The likeliest name by the product of three probabilities: of what the network understands, which is the
         geometric mean of what its words would say (`said.log_prob`) and of what the question's query is like (as
         `recall` teaches it); of the class in whose facts the question's words stand (`said.told`); and of what the
-        image shows (the surest cell that the name asks for). They agree where one name has `AGREED` of what the
-        products of all names add up to. A query that means that name asks for itself.
+        image shows (the surest cell that the name asks for). Sure is a name that has `AGREED` of what the products
+        of all names add up to. A query that means that name asks for itself.
         """
         like_KN = names_NE.shape[1] ** -0.5 * queries_KE @ names_NE.T
         asked_KHW = [self(name_E.expand_as(queries_KE), cells, obj_image) for name_E in names_NE]

@@ -47,7 +47,7 @@ class MediSeeOutput(ModelOutput):
         coarse_peaks, absent_peaks: the surest cells' logits of coarse masks, (K,) of the questions and (A,) of the
             names of what is not there.
         named: (K,) which known thing each answer is about; None where nothing is known.
-        agreed: (K,) whether all that speaks for known things agrees on it; None where nothing is known.
+        agreed: (K,) whether that is sure (`CoarseMask.decide`); None where nothing is known.
         queries, names: (K, E) of questions and of names, which these masks answer.
         seg_weights, box_weights: (K, n), how loud each candidate was.
         seg_states: (K, D), what the mask decoder was prompted with, before its projection.

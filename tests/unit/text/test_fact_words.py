@@ -33,6 +33,23 @@ def test_words_that_stand_in_no_fact_tell_nothing(question):
     told = told_by_facts([question], ORGANS)
     np.testing.assert_allclose(told, told[0, 0])
     assert np.isfinite(told).all()
+    told = told_by_facts([question], (*ORGANS, "gizmo", "widget"))
+    np.testing.assert_allclose(told, np.log(1 / 8))
+
+
+def test_a_question_by_name_is_not_read_as_a_fact():
+    """A fact never names its own class, so its name would speak for those that lie beside it."""
+    for name in ORGANS:
+        for question in (f"Mark the {name}.", f"I cannot make out the {name}; please indicate it."):
+            told = told_by_facts([question], ORGANS)
+            np.testing.assert_allclose(told, told[0, 0])
+
+
+def test_left_and_right_of_a_question_tell_nothing():
+    question = "Which organ lies to the {} of the bile ducts, in the {} half of the body?"
+    there, mirrored = told_by_facts([question.format("left", "right"), question.format("right", "left")], ORGANS)
+    np.testing.assert_array_equal(there, mirrored)
+    assert there.max() - there.min() > 1
 
 
 def test_nothing_known_nothing_told():
@@ -41,7 +58,7 @@ def test_nothing_known_nothing_told():
     )
 
 
-def test_only_the_trainings_facts_are_known(monkeypatch):
+def test_only_the_trainings_facts_are_known():
     """A test's fact whose words training never uses tells nothing; so no score on the test is looked up in it."""
     entry = load_classes().of("liver")
     words = {word for fact in entry.facts["test"] for word in fact.says.split()}
