@@ -13,7 +13,7 @@ SIDE_PER_DEVIATION = 4.0
 """Of a filled ellipse: its width is four standard deviations of its pixels' places."""
 FIRST_LOGIT = -3.0
 """Most cells show something else."""
-AGREED = 0.8
+AGREED = 0.9
 """Of all names' products; with less, an answer says that it is not sure what was meant."""
 
 

@@ -178,10 +178,10 @@ def test_a_name_is_what_is_likely_said_meant_and_seen():
 
 
 @torch.no_grad()
-def test_what_has_four_fifths_of_the_products_is_sure():
+def test_what_has_nine_tenths_of_the_products_is_sure():
     coarse = CoarseMask(8, 12, hidden=16)
     names = coarse.named(torch.randn(1, 12))[[0, 0]]
-    said = torch.tensor([[2.75, 0.0], [2.8, 0.0], [0.0, -2.8]])  # halved; 4 : 1 is a difference of 1.386
+    said = torch.tensor([[4.38, 0.0], [4.41, 0.0], [0.0, -4.41]])  # halved; 9 : 1 is a difference of 2.197
     words = Said(torch.randn(2, 12), said, torch.ones(3), torch.zeros(3, 2))
     where = torch.zeros(1, 16, 3, 3), torch.zeros(3, dtype=torch.long), torch.ones(3, 9, dtype=torch.bool)
     assert coarse.decide(names[[0, 0, 0]], names, words, *where)[1].tolist() == [False, True, True]
