@@ -79,8 +79,7 @@ class LoadedModel:
                 return name, known[name], []
             else:
                 warning = "the model's sentence names none of the targets it was trained on"
-            side = ["the side that was asked about was not applied"] if side_asked(question) else []
-            return UNNAMED, "lesion", [warning, *side]
+            return unnamed(question, warning)
         words = question.casefold()
         named = [name for name in known if _is_named(name, words)]
         is_about_lesion = LESION_WORDS.search(asking_sentence(words)) is not None
@@ -131,6 +130,12 @@ class LoadedModel:
         """One question, encoded for each of `count` images."""
         encoded = pad_batch([self.text.encode(question)] * count, self.text.pad_id)
         return {"question": [question] * count, **{key: value.to(self.device) for key, value in encoded.items()}}
+
+
+def unnamed(question: str, why: str) -> tuple[str, str, list[str]]:
+    """As `LoadedModel.name_target`, of something marked that has no name: no side is applied to it."""
+    side = ["the side that was asked about was not applied"] if side_asked(question) else []
+    return UNNAMED, "lesion", [why, *side]
 
 
 def _is_named(name: str, words: str) -> bool:

@@ -28,7 +28,7 @@ from prsmed.data.slicing import volume_frame
 from prsmed.data.writers.answer import write_answer, write_dicom, write_volume
 from prsmed.errors import RequestError
 from prsmed.geometry import Geometry, mask_to_box
-from prsmed.loaded import UNNAMED, LoadedModel
+from prsmed.loaded import UNNAMED, LoadedModel, unnamed
 from prsmed.samples import findings_of
 from prsmed.text.grammar import is_plural
 from prsmed.text.naming import first_named
@@ -205,10 +205,7 @@ class Session:
         if self._denies_words(raw):
             return self.model.name_target(question)
         if raw.doubtful(0):  # the question's own words name nothing either: they may be about what lies beside
-            warnings = ["what is marked has no name: the model is not sure enough what is meant"]
-            if side_asked(question):
-                warnings.append("the side that was asked about was not applied")
-            return UNNAMED, "lesion", warnings
+            return unnamed(question, "what is marked has no name: the model is not sure enough what is meant")
         return self.model.name_target(question, (raw.named and raw.named[0]) or raw.texts[0])
 
     def _denies_words(self, raw: RawAnswers) -> bool:

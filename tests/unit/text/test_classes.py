@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from prsmed.errors import DataError
-from prsmed.text.classes import FACT_SPLITS, KNOWLEDGE_DIR, gives_away, load_classes
+from prsmed.text.classes import FACT_SPLITS, KNOWLEDGE_DIR, asked_by_name, gives_away, load_classes
 from prsmed.text.grammar import is_plural
+from prsmed.text.query_frames import load_frames, words_for
+from prsmed.types import Target
 
 ORGANS = (
     *("spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta", "pancreas"),
@@ -119,3 +121,19 @@ def test_a_good_table_is_read(tmp_path: Path) -> None:
 def test_a_bad_table_is_refused(tmp_path: Path, changes: dict[str, object], says: str) -> None:
     with pytest.raises(DataError, match=says):
         load_classes(_table(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_question_that_names_its_target_asks_by_name_and_one_that_describes_it_does_not(split):
+    frames = load_frames(split)
+    for name in ("liver", "left kidney", "portal vein and splenic vein", "adrenal gland", "gallbladder", "trachea"):
+        entry = load_classes().of(name)
+        target = Target(id="t1", name=name, kind="organ", laterality=None, masks=())
+        words = words_for(target, entry, "ct", is_sided=False)
+        for frame in (frame for length in frames.naming.values() for frame in length):
+            asked = asked_by_name(frame.format_map(words))
+            assert asked and load_classes().of(asked) is entry
+        for fact in entry.facts[split]:
+            stated = words | {"fact": fact.says, "fact2": fact.says}
+            for frame in (frame for length in frames.attribute.values() for frame in length):
+                assert asked_by_name(frame.format_map(stated)) is None
