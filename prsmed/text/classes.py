@@ -26,6 +26,8 @@ FACT_SPLITS = ("train", "test")
 _ENTRY_KEYS = {"noun", "group", "plural", "aliases", "synonyms", "overlaps", *FACT_SPLITS}
 _MIN_FACTS = 2
 """Of each split: a long question states two."""
+_BESIDE = "(?:(?:front|left|right) of|behind|above|below|beneath|beside|next to|between)"
+"""What is named behind these words is not what is asked for."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class ClassTable:
 
 def asked_by_name(question: str) -> str | None:
     """The class of the table, or its other name, that a question asks for by name; None where it describes something
-    ("the organ beneath the ribs"), or where what it names is not in the table."""
+    ("the organ beneath the ribs", "what lies in front of the spine"), or where what it names is not in the table."""
     entries, words = load_classes().entries.values(), question.casefold()
     names = {name.casefold() for entry in entries for name in (entry.name, *entry.aliases)}
     kinds = {kind for entry in entries for noun in (entry.noun, entry.group) for kind in (noun, plural(noun))}
@@ -96,6 +98,7 @@ def asked_by_name(question: str) -> str | None:
         re.escape(form) for name in sorted(names, key=len, reverse=True) for form in (plural(name), name)
     )
     is_kind = "|".join(map(re.escape, kinds))
+    words = re.sub(rf"\b{_BESIDE} (?:the )?(?:{is_name})\b(?: and (?:the )?(?:{is_name})\b)?", " ", words)
     rest = re.sub(rf"\b(?:{is_name})\b", " ", words)
     return None if re.search(rf"\b(?:{is_kind})\b", rest) else first_named(words, names)
 

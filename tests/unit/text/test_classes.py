@@ -137,3 +137,18 @@ def test_a_question_that_names_its_target_asks_by_name_and_one_that_describes_it
             stated = words | {"fact": fact.says, "fact2": fact.says}
             for frame in (frame for length in frames.attribute.values() for frame in length):
                 assert asked_by_name(frame.format_map(stated)) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "asked"),
+    [
+        ("What lies in front of the vertebra?", None),
+        ("Mark what lies between the liver and the spleen.", None),
+        ("Mark the kidney below the liver.", "kidney"),
+        ("Between the kidney and the liver, mark the gallbladder.", "gallbladder"),
+        ("Is the spleen above the kidney?", "spleen"),
+        ("Draw the outline of the liver.", "liver"),
+    ],
+)
+def test_what_only_tells_the_place_is_not_asked_for(question, asked):
+    assert asked_by_name(question) == asked
