@@ -17,7 +17,7 @@ from prsmed.answers import RawAnswers, answer_batch
 from prsmed.data.containment import file_inside
 from prsmed.errors import PrsmedError
 from prsmed.geometry import Geometry
-from prsmed.models.checkpoints import base_of
+from prsmed.models.checkpoints import base_of, load_weights, model_folder
 from prsmed.models.medisee import MediSee
 from prsmed.models.presets import build_network
 from prsmed.models.prs_med import PRSMed, PRSMedOutput
@@ -33,20 +33,27 @@ def build_trainable(
     text: TextEncoder,
     device: Any,
     seed: int,
+    start_from: str | None = None,
     language_dtype: str | None = None,
     stages: Sequence[Mapping[str, Any]] = (),
     sharded: bool = False,
 ) -> nn.Module:
-    """The preset's network from its first weights; in a process group, wrapped so that gradients are shared.
+    """The preset's network, ready to learn; in a process group, wrapped so that gradients are shared.
 
     Args:
+        start_from: a model folder whose weights it goes on from, or the name of a shipped one; None: its first weights.
         language_dtype: how a published language model is held while adapters beside it learn: "float32" or "bfloat16";
             None: as its preset holds it.
         stages: of the training; what learns in any of them is known to the wrapper.
         sharded: among several processes, FSDP instead of DDP.
+
+    Raises:
+        CheckpointError: `start_from` is no model folder, or holds another network.
     """
     torch.manual_seed(seed)
     network = build_network(task, preset, vocab_size=len(text.tokenizer)).to(device)
+    if start_from is not None:
+        load_weights(model_folder(start_from), network)
     for name, parameter in network.named_parameters():
         held = language_dtype and name.startswith("language.") and name in base_of(network).names
         if held and parameter.is_floating_point():  # quantised weights are codes, not numbers

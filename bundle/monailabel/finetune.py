@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from bundle.engines import bare, build_trainable
 from bundle.monailabel.asked import TrainRequest
 from prsmed.data.manifest import write_manifest
 from prsmed.data.readers import read_image
 from prsmed.errors import PrsmedError, RequestError
-from prsmed.models.checkpoints import load_weights, model_folder, read_info
+from prsmed.models.checkpoints import read_info
 from prsmed.predictor import stated_modality
 from prsmed.text.patient import side_asked
 from prsmed.types import Case, MaskRef, Query, Target
@@ -34,20 +31,6 @@ class Labelled:
     image: Path
     mask: Path
     info: Mapping[str, Any]
-
-
-def build_from(model: str, task: str, preset: str, **settings: Any) -> nn.Module:
-    """The network with the weights of a model folder, to go on from (`configs/finetune.json`).
-
-    Args:
-        settings: the other arguments of `build_trainable`.
-
-    Raises:
-        CheckpointError: the folder holds another network.
-    """
-    network = build_trainable(task, preset, **settings)
-    load_weights(model_folder(model), bare(network))
-    return network
 
 
 def write_training_set(

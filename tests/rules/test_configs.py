@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+from monai.bundle import ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 
 # Run ids: `initialize`, `run`, `finalize` are MONAI's defaults, the others are what our commands name.
@@ -20,6 +22,7 @@ OVERLAYS = {
     "finetune_similarity.json": "task_medisee.json",
     "medisee_adapters.json": "task_medisee.json",
     "medisee_coarse.json": "task_medisee.json",
+    "medisee_further.json": "medisee_coarse.json",
     "medisee_llava_med_7b.json": "task_medisee.json",
     "multi_gpu_evaluate.json": "evaluate.json",
     "multi_gpu_train.json": "train.json",
@@ -81,6 +84,16 @@ def test_every_config_value_is_read(repository: Path) -> None:
     assert set(OVERLAYS) < set(configs)
     unread = unread_ids(configs, OVERLAYS)
     assert not unread, f"nobody reads {unread}"
+
+
+def test_training_further_takes_all_of_its_epochs_for_words_and_drawing(repository: Path) -> None:
+    """Its shares are set into the stages of medisee_coarse.json, by their numbers."""
+    parser = ConfigParser()
+    names = ("train", "preset_small", "task_medisee", "medisee_adapters", "medisee_coarse", "medisee_further")
+    parser.read_config([str(repository / "configs" / f"{name}.json") for name in names])
+    epochs = {stage["name"]: stage["share"] * parser["max_epochs"] for stage in parser["stages"]}
+    assert epochs == pytest.approx({"see": 0, "words": 12, "draw": 2}, abs=0.01)
+    assert sum(epochs.values()) == pytest.approx(parser["max_epochs"])
 
 
 def test_unread_values_are_found() -> None:

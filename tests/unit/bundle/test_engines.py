@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from bundle.data import AskDataset, build_loader
 from bundle.distributed import local_device
@@ -21,7 +22,8 @@ from bundle.engines import (
 )
 from prsmed.data.manifest import Manifest
 from prsmed.data.preprocessing import Preprocessing
-from prsmed.errors import DataError, PrsmedError, RequestError
+from prsmed.errors import CheckpointError, DataError, PrsmedError, RequestError
+from prsmed.models.checkpoints import model_folder
 from prsmed.models.presets import build_text
 from prsmed.predictor import Predictor
 from prsmed.samples import items_of
@@ -89,6 +91,18 @@ def test_the_seed_decides_the_first_weights() -> None:
     first, again, other = weights(1), weights(1), weights(2)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_training_goes_on_from_a_model_and_from_no_other() -> None:
+    text = build_text("prs_med", "tiny")
+    arguments = {"text": text, "device": "cpu", "seed": 1}
+    started = build_trainable("prs_med", "tiny", start_from="tiny", **arguments).state_dict()
+    trained = load_file(model_folder("tiny") / "model.safetensors")
+    assert all(torch.equal(started[name], tensor.float()) for name, tensor in trained.items())
+    with pytest.raises(CheckpointError, match="does not fit this network"):
+        build_trainable("medisee", "tiny", start_from="tiny", **arguments)
+    with pytest.raises(CheckpointError, match="no model 'nobody'"):
+        build_trainable("prs_med", "tiny", start_from="nobody", **arguments)
 
 
 def test_an_unwrapped_network_is_bare() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bundle.engines import build_trainable
 from bundle.monailabel.asked import AskRequest, TrainRequest
-from bundle.monailabel.finetune import Labelled, build_from, training_overrides, write_training_set
+from bundle.monailabel.finetune import Labelled, training_overrides, write_training_set
 from bundle.monailabel.served import Served, shown_params
 from prsmed.data.manifest import read_manifest
 from prsmed.data.writers.nifti import write_nifti
@@ -123,13 +124,13 @@ def test_training_goes_on_from_the_served_weights(served: Served, tmp_path: Path
     asked = TrainRequest(max_epochs=2)
     overrides = training_overrides(served.folder(), dataset=tmp_path, runs=tmp_path, name="r", asked=asked)
     assert overrides["preprocessing_steps"] == served.predictor.info["preprocessing"]
-    network = build_from(
-        overrides["start_from"],
-        task=overrides["task"],
-        preset=overrides["preset"],
+    network = build_trainable(
+        overrides["task"],
+        overrides["preset"],
         text=served.predictor.text,
         device="cpu",
         seed=0,
+        start_from=overrides["start_from"],
     )
     load_weights(served.folder(), served.predictor.network)
     for name, tensor in served.predictor.network.state_dict().items():
